@@ -1,0 +1,100 @@
+"""Every error WardRound raises on purpose, in one tree.
+
+::
+
+    WardRoundError            one clear message for the user; `exit_code` for the command line
+    ├── StudyError            the study file asks for something that cannot be      (2)
+    ├── DataError             a site's data cannot be used as the study asks        (3)
+    ├── RefusedError          an update or a request failed a check                 (4)
+    ├── QuorumError           too few sites delivered; the round cannot be closed   (5)
+    ├── StorageError          a disk, a folder or an artifact let us down           (6)
+    │   └── JournalError      the journal is damaged, or another process drives it  (6)
+    ├── ServiceError          Prefect or MLflow cannot be reached or refused        (7)
+    └── SiteError             work at a site failed; keeps site, round and stage    (8)
+
+A caller's own mistake (a wrong argument to a Python function) is a `ValueError`.
+Messages say what was looked for, where, and what to do next. They never hold patient data, and what
+leaves a hospital never holds the hospital's own paths.
+"""
+
+from __future__ import annotations
+
+
+class WardRoundError(Exception):
+    """Base of all errors that are meant to be read by a user.
+
+    Attributes:
+        exit_code: What the command line exits with when this error ends a command.
+    """
+
+    exit_code = 1
+
+
+class StudyError(WardRoundError):
+    """A study asks for something unknown, mistyped or contradictory.
+
+    Args:
+        message: What is wrong and what is allowed.
+        field: Dotted path of the field inside the study, for example ``rounds.max``; empty if the
+            mistake is not in one field. The loader adds file and line to it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
+
+
+class DataError(WardRoundError):
+    """A site's data cannot be used as the study asks."""
+
+    exit_code = 3
+
+
+class RefusedError(WardRoundError):
+    """An update or a request failed a check and was not used."""
+
+    exit_code = 4
+
+
+class QuorumError(WardRoundError):
+    """Fewer sites than the quorum delivered a valid update before the deadline."""
+
+    exit_code = 5
+
+
+class StorageError(WardRoundError):
+    """A disk, a folder or a stored artifact cannot be read or written, or is not what its digest says."""
+
+    exit_code = 6
+
+
+class JournalError(StorageError):
+    """The journal is damaged, or another process is driving it."""
+
+
+class ServiceError(WardRoundError):
+    """Prefect or MLflow cannot be reached, or refused what was asked."""
+
+    exit_code = 7
+
+
+class SiteError(WardRoundError):
+    """Work at one site failed.
+
+    Args:
+        message: The reason, fit to leave the hospital.
+        site: Name of the site.
+        round_number: Number of the round, counted from 1.
+        stage: What the site was doing: ``review``, ``fetch``, ``train``, ``evaluate`` or ``submit``.
+    """
+
+    exit_code = 8
+
+    def __init__(self, message: str, *, site: str, round_number: int, stage: str) -> None:
+        super().__init__(f"{site}, round {round_number}, {stage}: {message}")
+        self.reason = message
+        self.site = site
+        self.round_number = round_number
+        self.stage = stage

@@ -1,0 +1,198 @@
+"""The frozen records of a round: what the coordinator keeps, what it asks, what a site answers.
+
+`ServerState` and `Update` hold tensors and stay in memory or in safetensors files. Everything else is
+JSON: identifiers, digests and numbers, checked strictly on both sides (no unknown key, no coercion).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from components.weights import Weights
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What a strategy carries from round to round.
+
+    Attributes:
+        round: Rounds aggregated so far; 0 before the first.
+        step: The strategy's own optimiser steps (FedAdam's t). Never derived from `round`, so that a
+            skipped round or a resume does not shift it.
+        weights: The exchanged floating-point entries of the global model.
+        statistics: Names of those entries of `weights` that are averages of data and not trained
+            (BatchNorm's running mean and variance): always averaged, never given to an optimiser.
+        slots: Further weights a strategy needs, by name (momentum, second moment, control variate).
+    """
+
+    round: int
+    step: int
+    weights: Weights
+    statistics: frozenset[str] = frozenset()
+    slots: dict[str, Weights] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one site contributes to one round, after it was verified.
+
+    Attributes:
+        site: Name of the site, from its credential.
+        round: Number of the round it was made for, counted from 1.
+        weights: The site's trained entries, the same names as `ServerState.weights` less the personal
+            ones. Full values rather than differences, so that one site's federation equals its local
+            training bit for bit; a strategy that needs the difference takes it in double precision.
+        weight: Samples trained on, above zero.
+        steps: Optimiser steps taken, above zero.
+        extras: Further weights that the strategy asked for, by name.
+    """
+
+    site: str
+    round: int
+    weights: Weights
+    weight: float
+    steps: int = 1
+    extras: dict[str, Weights] = field(default_factory=dict)
+
+
+class Record(BaseModel):
+    """Base of the JSON records: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class RoundPlan(Record):
+    """What a round will do; written to the journal before anything is sent.
+
+    Attributes:
+        study: Name of the study.
+        study_digest: SHA-256 of the study's canonical JSON.
+        training: Identifier of the training this round belongs to.
+        round: Number of the round, counted from 1.
+        attempt: How often this round was planned anew, counted from 1.
+        base_digest: Digest of the global weights the sites start from.
+        roster: The sites asked, in the order of their names.
+        quorum: Sites that must deliver for the round to count.
+        deadline_s: Seconds after which the round is closed with whoever delivered, if the quorum holds.
+        instructions: What the strategy asks of the sites, by name.
+    """
+
+    study: Name
+    study_digest: Sha256
+    training: Name
+    round: Annotated[int, Field(ge=1)]
+    attempt: Annotated[int, Field(ge=1)] = 1
+    base_digest: Sha256
+    roster: Annotated[list[Name], Field(min_length=1)]
+    quorum: Annotated[int, Field(ge=1)]
+    deadline_s: Annotated[float, Field(gt=0)]
+    instructions: dict[str, float | str | bool] = Field(default_factory=dict)
+
+
+class Order(Record):
+    """One piece of work for one site.
+
+    Attributes:
+        kind: ``train`` or ``evaluate``.
+        site: Whom it is for.
+        plan: The round it belongs to. For an evaluation, `plan.base_digest` is still the base of the
+            round; the weights to evaluate are `weights_digest`.
+        weights_digest: Digest of the weights to train from or to evaluate.
+        split: For ``evaluate``: which part of the site's data.
+        nonce: Unique for the order; the answer carries it back.
+    """
+
+    kind: Literal["train", "evaluate"]
+    site: Name
+    plan: RoundPlan
+    weights_digest: Sha256
+    split: Split = "validation"
+    nonce: Annotated[str, Field(min_length=1, max_length=64)]
+
+
+class ItemCounts(Record):
+    """How many items a site was expected to have, could use, and set aside."""
+
+    expected: Annotated[int, Field(ge=0)]
+    usable: Annotated[int, Field(ge=0)]
+    quarantined: Annotated[int, Field(ge=0)]
+
+
+class ScoreSums(Record):
+    """A site's evaluation as sums that can be added over sites; see `components.evaluation.histograms`.
+
+    Attributes:
+        bins: Number of equal bins on [0, 1].
+        positives: Per class, a histogram of the scores of the items that have that class: [C][bins].
+        negatives: Per class, a histogram of the scores of the items that do not have it: [C][bins].
+        score_sums: Per class and bin, the sum of the scores in it (positives and negatives): [C][bins].
+        squared_error: Per class, the sum of squared differences of score and truth.
+        confusion: Items by true class (row) and predicted class (column): [C][C] for binary and
+            multiclass; empty for multilabel.
+        loss: Sum of the loss over items.
+        count: Number of items.
+    """
+
+    bins: Annotated[int, Field(ge=2, le=100_000)]
+    positives: list[list[int]]
+    negatives: list[list[int]]
+    score_sums: list[list[float]]
+    squared_error: list[float]
+    confusion: list[list[int]]
+    loss: float
+    count: Annotated[int, Field(ge=0)]
+
+
+class UpdateManifest(Record):
+    """What a site says about the update it put into its slot; checked against the file itself.
+
+    Attributes:
+        weights_digest: `components.weights.digest` of the entries.
+        file_sha256: SHA-256 of the safetensors file.
+        bytes: Size of the file.
+        weight: Samples trained on.
+        steps: Optimiser steps taken.
+        loss_sum: Sum of the training loss over samples, in the last local epoch.
+    """
+
+    weights_digest: Sha256
+    file_sha256: Sha256
+    bytes: Annotated[int, Field(ge=1)]
+    weight: Annotated[float, Field(gt=0)]
+    steps: Annotated[int, Field(ge=1)]
+    loss_sum: float
+
+
+class Answer(Record):
+    """What a site answers to an order.
+
+    Attributes:
+        status: ``done``; ``refused`` (policy, data gate, a failed check: `reason` says which); or
+            ``failed`` (an error while working: `reason` is fit to leave the hospital).
+        nonce: The order's nonce.
+        update: For a training that is done.
+        sums: For an evaluation that is done.
+        items: The site's item counts.
+        seconds: Durations by stage.
+        details: Further JSON that may leave the site (data digest, class counts).
+    """
+
+    kind: Literal["train", "evaluate"]
+    site: Name
+    round: Annotated[int, Field(ge=1)]
+    nonce: str
+    status: Literal["done", "refused", "failed"]
+    stage: str = ""
+    reason: str = ""
+    update: UpdateManifest | None = None
+    sums: ScoreSums | None = None
+    items: ItemCounts | None = None
+    seconds: dict[str, float] = Field(default_factory=dict)
+    details: dict[str, Any] = Field(default_factory=dict)

@@ -1,0 +1,327 @@
+"""The study: what a consortium agreed to do, as frozen, strict records.
+
+A study names things from closed tables (networks, strategies, readers); it never names a class or a
+module to import. What belongs together across fields is checked here; what needs the tables themselves
+(a strategy's hyper-parameters, a network's arguments) is checked by `components.assemble` and `models`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from components.rounds import Name
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(gt=0, le=1)]
+
+Metric = Literal[
+    "auroc", "average_precision", "accuracy", "balanced_accuracy",
+    "sensitivity", "specificity", "brier", "calibration_error", "loss",
+]  # fmt: skip
+NetworkName = Literal["CNN", "DenseNet", "ResNet", "EfficientNet", "ViT"]
+StrategyName = Literal["FedAvg", "FedProx", "FedBN", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"]
+
+
+class Section(BaseModel):
+    """Base of all parts of a study: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Task(Section):
+    """What is to be predicted.
+
+    Attributes:
+        kind: ``binary`` (one score for the second class), ``multiclass`` (one class of several) or
+            ``multilabel`` (any number of classes).
+        classes: Names of the classes, in the order of the labels 0, 1, ...; a binary task has two,
+            the second is the positive one.
+        threshold: Score from which an item counts as positive, for sensitivity and specificity.
+        imbalance: How unequal classes are handled: ``none``; ``weighted_loss`` (inverse frequency of
+            the site's own training items); ``balanced_sampling`` (each class drawn equally often);
+            ``focal`` (focal loss, gamma 2).
+    """
+
+    kind: Literal["binary", "multiclass", "multilabel"] = "binary"
+    classes: Annotated[list[str], Field(min_length=2)]
+    threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    imbalance: Literal["none", "weighted_loss", "balanced_sampling", "focal"] = "none"
+
+    @model_validator(mode="after")
+    def _check(self) -> Task:
+        if len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes must differ from each other, given {self.classes}")
+        if self.kind == "binary" and len(self.classes) != 2:
+            raise ValueError(f"a binary task has 2 classes, given {len(self.classes)}; use multiclass or multilabel")
+        return self
+
+
+class Network(Section):
+    """A network by its name in the closed table of `models.networks`, with its own arguments."""
+
+    name: NetworkName = "CNN"
+    arguments: dict[str, Any] = Field(default_factory=dict)
+
+
+class Splits(Section):
+    """Fractions of patients (never of images) for training, validation and test; they add up to 1."""
+
+    train: Fraction = 0.7
+    validation: Fraction = 0.15
+    test: Fraction = 0.15
+
+    @model_validator(mode="after")
+    def _check(self) -> Splits:
+        total = self.train + self.validation + self.test
+        if abs(total - 1) > 1e-9:
+            raise ValueError(f"train, validation and test must add up to 1, they add up to {total:g}")
+        return self
+
+
+class Data(Section):
+    """Where a site's items come from and what is done to each before the network sees it.
+
+    Attributes:
+        source: ``datalist`` (MONAI datalist JSON), ``table`` (a folder and a CSV), or ``npz``
+            (MedMNIST-like arrays, for simulations).
+        path: For ``npz``: the file, relative to ``WARDROUND_DATA``, or a known data set's name.
+        datalist: For ``datalist``: file name of the datalist inside a site's folder.
+        table: For ``table``: file name of the CSV inside a site's folder.
+        columns: For ``table``: names of the CSV's columns that hold the file, the label, the patient
+            and (if not empty) a split.
+        spatial_size: Height, width (and depth) in pixels that every image is resampled to.
+        channels: 1 for grey images, 3 for colour.
+        modality: DICOM modalities accepted (``CR``, ``DX``, ``CT`` ...); empty accepts any.
+        intensity: ``minmax`` (each image to [0, 1]); ``zscore`` (each image to mean 0, standard
+            deviation 1); ``percentile`` (1st to 99th percentile to [0, 1], clipped); ``window``
+            (`window` to [0, 1], clipped); or ``none``.
+        window: For ``window``: lowest and highest intensity, in the units of the file (HU for CT).
+        augment: Random transforms while training: ``flip`` (left-right), ``rotate`` (up to 10
+            degrees), ``noise``, ``contrast``.
+        splits: Fractions of patients, used where the source does not name the split itself.
+        minimum_usable_fraction: A site whose usable items are a smaller part of its expected ones
+            takes no part.
+    """
+
+    source: Literal["datalist", "table", "npz"]
+    path: str = ""
+    datalist: str = "datalist.json"
+    table: str = "items.csv"
+    columns: dict[Literal["file", "label", "patient", "split"], str] = Field(
+        default_factory=lambda: {"file": "file", "label": "label", "patient": "patient", "split": ""}
+    )
+    spatial_size: Annotated[list[Positive], Field(min_length=2, max_length=3)]
+    channels: Literal[1, 3] = 1
+    modality: list[str] = Field(default_factory=list)
+    intensity: Literal["minmax", "zscore", "percentile", "window", "none"] = "minmax"
+    window: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    augment: list[Literal["flip", "rotate", "noise", "contrast"]] = Field(default_factory=list)
+    splits: Splits = Splits()
+    minimum_usable_fraction: Annotated[float, Field(ge=0, le=1)] = 0.9
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if self.source == "npz" and not self.path:
+            raise ValueError("source npz needs 'path': a file relative to WARDROUND_DATA, or a known data set")
+        if (self.intensity == "window") != (self.window is not None):
+            raise ValueError("'window' (lowest, highest) goes with intensity: window, and only with it")
+        if self.window is not None and not self.window[0] < self.window[1]:
+            raise ValueError(f"window must be lowest < highest, given {self.window}")
+        return self
+
+
+class Site(Section):
+    """A hospital: its name and, where it is a folder on this machine, the folder (relative to the study file)."""
+
+    name: Name
+    path: str
+
+
+class VirtualSites(Section):
+    """Virtual hospitals cut from one data set.
+
+    Attributes:
+        count: How many.
+        partition: ``iid``; ``dirichlet:ALPHA`` (label skew; smaller is more unequal);
+            ``sizes:0.6,0.25,0.15`` (fractions of the items, labels alike); ``column:NAME``
+            (by a column of the table or a key of the datalist's items).
+    """
+
+    count: Positive | None = None
+    partition: Annotated[str, Field(pattern=r"^(iid|dirichlet:[0-9.]+|sizes:[0-9.]+(,[0-9.]+)*|column:.+)$")] = "iid"
+
+    @model_validator(mode="after")
+    def _check(self) -> VirtualSites:
+        kind, _, argument = self.partition.partition(":")
+        if kind == "sizes":
+            sizes = [float(part) for part in argument.split(",")]
+            if min(sizes) <= 0 or abs(sum(sizes) - 1) > 1e-6:
+                raise ValueError(f"sizes must be above 0 and add up to 1, given {argument}")
+            if self.count not in (None, len(sizes)):
+                raise ValueError(f"count is {self.count}, but sizes names {len(sizes)} sites")
+        elif kind == "dirichlet" and float(argument) <= 0:
+            raise ValueError(f"dirichlet needs a concentration above 0, given {argument}")
+        if kind in ("iid", "dirichlet") and self.count is None:
+            raise ValueError(f"partition {kind} needs 'count': the number of sites")
+        return self
+
+
+class StrategyChoice(BaseModel):
+    """A strategy by its name, and its hyper-parameters beside it (checked by `components.assemble`)."""
+
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+
+    name: StrategyName = "FedAvg"
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The hyper-parameters given in the study, by name."""
+        return dict(self.__pydantic_extra__ or {})
+
+
+class Convergence(Section):
+    """When the global model counts as converged.
+
+    Attributes:
+        metric: Pooled validation metric that is watched.
+        mode: ``max`` or ``min``: which direction is better.
+        patience: Rounds without an improvement after which the training stops.
+        min_delta: Smallest change that counts as an improvement.
+    """
+
+    metric: Metric = "auroc"
+    mode: Literal["max", "min"] = "max"
+    patience: Positive = 3
+    min_delta: Annotated[float, Field(ge=0)] = 0.001
+
+    @model_validator(mode="after")
+    def _check(self) -> Convergence:
+        lower_is_better = self.metric in ("brier", "calibration_error", "loss")
+        if lower_is_better != (self.mode == "min"):
+            better = "min" if lower_is_better else "max"
+            raise ValueError(f"metric {self.metric} goes with mode: {better}, given {self.mode}")
+        return self
+
+
+class Selection(Section):
+    """Which sites are asked in a round: all of them, a fraction, or a number, drawn by seed and round."""
+
+    fraction: Fraction | None = None
+    count: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Selection:
+        if self.fraction is not None and self.count is not None:
+            raise ValueError("give fraction or count, not both; neither asks all sites")
+        return self
+
+
+class Rounds(Section):
+    """How many rounds, and what makes one count.
+
+    Attributes:
+        max: Rounds at the most.
+        convergence: When to stop earlier; null runs all rounds.
+        quorum: Sites (a whole number) or fraction of the roster that must deliver a valid update.
+        deadline_s: Seconds after which a round is closed with whoever delivered, if the quorum holds.
+        selection: Which sites are asked.
+    """
+
+    max: Positive = 10
+    convergence: Convergence | None = Convergence()
+    quorum: Positive | Fraction = 1.0
+    deadline_s: Annotated[float, Field(gt=0)] = 3600.0
+    selection: Selection = Selection()
+
+
+class Optimizer(Section):
+    """The optimiser each site trains with; a fresh one every round."""
+
+    name: Literal["sgd", "adam", "adamw"] = "sgd"
+    learning_rate: Annotated[float, Field(gt=0)] = 0.05
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> Optimizer:
+        if self.momentum and self.name != "sgd":
+            raise ValueError(f"momentum belongs to sgd; {self.name} has its own")
+        return self
+
+
+class LocalTraining(Section):
+    """What a site does in one round.
+
+    Attributes:
+        epochs: Passes over the site's training items (this or `steps`).
+        steps: Optimiser steps (this or `epochs`).
+        batch_size: Items per step; the last batch of an epoch may be smaller.
+        optimizer: See `Optimizer`.
+        precision: ``32``, ``16-mixed`` or ``bf16-mixed``.
+        device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
+    """
+
+    epochs: Positive | None = None
+    steps: Positive | None = None
+    batch_size: Positive = 32
+    optimizer: Optimizer = Optimizer()
+    precision: Literal["32", "16-mixed", "bf16-mixed"] = "32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+    @model_validator(mode="after")
+    def _check(self) -> LocalTraining:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give epochs or steps: exactly one of them")
+        return self
+
+
+class Evaluation(Section):
+    """How the global model is judged.
+
+    Attributes:
+        bins: Resolution of the pooled score histograms: scores are told apart to 1/bins.
+        compare: What the final model is compared with, on each site's test items: ``local`` (each site
+            alone) and ``pooled`` (all items in one place; in simulations only).
+    """
+
+    bins: Annotated[int, Field(ge=10, le=10_000)] = 1000
+    compare: list[Literal["local", "pooled"]] = Field(default_factory=list)
+
+
+class Study(Section):
+    """Everything a federated training is made of; see the attributes' own records."""
+
+    study: Name
+    description: str = ""
+    task: Task
+    network: Network = Network()
+    data: Data
+    sites: Annotated[list[Site], Field(min_length=1)] | VirtualSites
+    strategy: StrategyChoice = StrategyChoice()
+    rounds: Rounds = Rounds()
+    local: LocalTraining = LocalTraining(epochs=1)
+    evaluate: Evaluation = Evaluation()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Study:
+        virtual = isinstance(self.sites, VirtualSites)
+        if not virtual:
+            names = [site.name for site in self.sites]  # type: ignore[union-attr]
+            if len(set(names)) != len(names):
+                raise ValueError(f"sites: names must differ from each other, given {names}")
+            if isinstance(self.rounds.quorum, int) and self.rounds.quorum > len(names):
+                raise ValueError(f"rounds.quorum is {self.rounds.quorum}, but there are {len(names)} sites")
+        if self.data.source == "npz" and not virtual:
+            raise ValueError("data.source npz is one data set: give 'sites' as {count, partition}")
+        return self
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the study's canonical JSON: equal studies have equal digests."""
+        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
