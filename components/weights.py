@@ -1,14 +1,84 @@
-"""Weights and their arithmetic: ``dict[str, Tensor]``, summed in double precision, in a fixed order."""
+"""Weights, their layout as bytes and their arithmetic: ``dict[str, Tensor]``, summed in double precision."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 Weights = dict[str, Tensor]
+
+# safetensors' names of the dtypes weights may have. The order is that of the layout: wider entries first,
+# so that every entry starts at a multiple of its own width.
+DTYPES = {
+    "I64": torch.int64,
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "BF16": torch.bfloat16,
+    "F16": torch.float16,
+}
+_RANKS = {dtype: rank for rank, dtype in enumerate(DTYPES.values())}
+_CODES = {dtype: code for code, dtype in DTYPES.items()}
+
+
+class Entry(NamedTuple):
+    """What can be known of one entry without its values: dtype and shape."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size of the values in bytes."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+
+def describe(weights: Mapping[str, Tensor]) -> dict[str, Entry]:
+    """Return dtype and shape of each entry."""
+    return {name: Entry(tensor.dtype, tuple(tensor.shape)) for name, tensor in weights.items()}
+
+
+def layout(entries: Mapping[str, Entry]) -> list[str]:
+    """Return the names in the order in which their values are hashed and stored: by dtype, then by name."""
+    return sorted(entries, key=lambda name: (_RANKS[entries[name].dtype], name))
+
+
+def header(entries: Mapping[str, Entry]) -> bytes:
+    """Return the only safetensors header that WardRound writes and reads for these entries.
+
+    Eight bytes (length of the rest, little endian), compact JSON in the order of `layout`, spaces up to
+    a multiple of eight. No metadata: the header is a function of names, dtypes and shapes alone.
+
+    Raises:
+        ValueError: If an entry's dtype is not in `DTYPES`, or its name is reserved or not valid Unicode.
+
+    >>> header({"w": Entry(torch.float32, (2, 3))})[8:]
+    b'{"w":{"dtype":"F32","shape":[2,3],"data_offsets":[0,24]}}       '
+    """
+    for name, entry in entries.items():
+        if entry.dtype not in _CODES:
+            raise ValueError(f"entry {name!r} is {entry.dtype}; weights may be {', '.join(map(str, _CODES))}")
+    if "__metadata__" in entries:
+        raise ValueError("an entry cannot be called '__metadata__': safetensors keeps that name for itself")
+    fields, start = {}, 0
+    for name in layout(entries):
+        dtype, shape = entries[name]
+        end = start + entries[name].bytes
+        fields[name] = {"dtype": _CODES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def buffer(tensor: Tensor) -> memoryview:
+    """Return the values of one entry as bytes in row-major order, without a copy where there need be none."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def zeros_like(weights: Mapping[str, Tensor], names: Iterable[str] | None = None) -> Weights:
@@ -17,17 +87,25 @@ def zeros_like(weights: Mapping[str, Tensor], names: Iterable[str] | None = None
 
 
 def digest(weights: Mapping[str, Tensor]) -> str:
-    """Return the SHA-256 of names, dtypes, shapes and bytes, independent of the order of the names.
+    """Return the SHA-256 of names, dtypes, shapes and values, independent of the order of the names.
+
+    It is the SHA-256 of the file that `components.exchange.codec.write_weights` writes, so one pass over
+    the bytes serves both, and ``sha256sum`` checks a stored file by hand.
 
     Returns:
         64 hexadecimal digits. Equal if and only if all entries are equal bit for bit (so ``-0.0``
         differs from ``0.0``).
+
+    Raises:
+        ValueError: As `header`.
+
+    >>> digest({"w": torch.tensor([1.0])})[:12]
+    'd7e1133cd341'
     """
-    state = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].detach().cpu().contiguous()
-        state.update(f"{name}\x1f{tensor.dtype}\x1f{tuple(tensor.shape)}\x1e".encode())
-        state.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    entries = describe(weights)
+    state = hashlib.sha256(header(entries))
+    for name in layout(entries):
+        state.update(buffer(weights[name]))
     return state.hexdigest()
 
 
@@ -58,14 +136,14 @@ class WeightedMean:
 
         Args:
             weights: Floating-point entries; the same names and shapes every time.
-            weight: How much it counts: samples or optimiser steps, above zero.
+            weight: How much it counts: samples or optimiser steps, above zero and finite.
 
         Raises:
-            ValueError: If the weight is not above zero, an entry is not floating point, or the names
+            ValueError: If the weight is not above zero and finite, an entry is not floating point, or the names
                 or shapes differ from those of the first call.
         """
-        if not weight > 0:
-            raise ValueError(f"weight must be above zero, given {weight}")
+        if not 0 < weight < math.inf:
+            raise ValueError(f"weight must be above zero and finite, given {weight}")
         if self._sums and self._sums.keys() != weights.keys():
             raise ValueError(f"entries differ: {sorted(self._sums.keys() ^ weights.keys())[:5]}")
         for name, tensor in weights.items():
@@ -81,6 +159,15 @@ class WeightedMean:
                 self._dtypes[name] = tensor.dtype
         self._total += weight
 
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of the entries added so far; empty before the first."""
+        return frozenset(self._sums)
+
+    def entry(self, name: str) -> Tensor:
+        """Return the mean of one entry in double precision, before it is rounded to the entry's dtype."""
+        return self._sums[name] / self._total
+
     def result(self) -> Weights:
         """Return the mean, in the dtype each entry came in.
 
@@ -89,4 +176,4 @@ class WeightedMean:
         """
         if not self._sums:
             raise ValueError("the mean of no updates is not defined")
-        return {name: (total / self._total).to(self._dtypes[name]) for name, total in self._sums.items()}
+        return {name: self.entry(name).to(dtype) for name, dtype in self._dtypes.items()}

@@ -1,0 +1,11 @@
+"""Strategies: what the server does with the sites' updates. Pure arithmetic over records."""
+
+from components.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
+from components.strategies.base import Strategy
+from components.strategies.fedavg import FedAvg
+from components.strategies.fedavgm import FedAvgM
+from components.strategies.fedbn import FedBN
+from components.strategies.fedprox import FedProx
+from components.strategies.table import STRATEGIES
+
+__all__ = ["STRATEGIES", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedBN", "FedProx", "FedYogi", "Strategy"]

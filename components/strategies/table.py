@@ -1,0 +1,20 @@
+"""The closed table of strategies: a study names one of these and nothing else."""
+
+from __future__ import annotations
+
+from components.strategies.adaptive import FedAdagrad, FedAdam, FedYogi
+from components.strategies.base import Strategy
+from components.strategies.fedavg import FedAvg
+from components.strategies.fedavgm import FedAvgM
+from components.strategies.fedbn import FedBN
+from components.strategies.fedprox import FedProx
+
+STRATEGIES: dict[str, type[Strategy]] = {
+    "FedAvg": FedAvg,
+    "FedProx": FedProx,
+    "FedBN": FedBN,
+    "FedAvgM": FedAvgM,
+    "FedAdagrad": FedAdagrad,
+    "FedAdam": FedAdam,
+    "FedYogi": FedYogi,
+}
