@@ -1,0 +1,1 @@
+"""Lightning modules on MONAI networks; they know nothing of federation."""
