@@ -1,0 +1,1 @@
+"""Evaluation: what sites share about scores, and the metrics, figures and report made of it."""
