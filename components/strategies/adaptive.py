@@ -42,8 +42,8 @@ class FedAdagrad:
 
     Guarantees:
         :math:`v_t` never falls below :math:`\tau^2`, so no entry moves by more than
-        :math:`\eta |m_t| / (2 \tau)`, up to rounding. Statistics are plainly averaged. :math:`m` and :math:`v` are the slots
-        ``momentum`` and ``second_moment``; `ServerState.step` counts the steps.
+        :math:`\eta |m_t| / (2 \tau)`, up to rounding. Statistics are plainly averaged. Slots: :math:`m` is
+        ``momentum``, :math:`v` is ``second_moment``; `ServerState.step` counts the steps.
 
     Reference:
         Reddi et al., Adaptive Federated Optimization, ICLR 2021, algorithm 2, option FedAdagrad.
