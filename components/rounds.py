@@ -13,7 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from components.weights import Weights
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Name = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+        description="a name of letters, digits, '_', '.' and '-' that starts with a letter or digit, at most 63",
+    ),
+]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Split = Literal["train", "validation", "test"]
 

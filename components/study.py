@@ -11,7 +11,7 @@ import hashlib
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
 from components.rounds import Name
 
@@ -22,14 +22,48 @@ Metric = Literal[
     "auroc", "average_precision", "accuracy", "balanced_accuracy",
     "sensitivity", "specificity", "brier", "calibration_error", "loss",
 ]  # fmt: skip
+Column = Literal["file", "label", "patient", "split"]
 NetworkName = Literal["CNN", "DenseNet", "ResNet", "EfficientNet", "ViT"]
 StrategyName = Literal["FedAvg", "FedProx", "FedBN", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"]
+
+
+def _kind_of_quorum(value: Any) -> str | None:
+    """Tell a number of sites (1, 2, ...) from a fraction of the roster (0.5, 1.0): by the decimal point."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "sites_needed"
+    return "part_needed" if isinstance(value, float) else None
+
+
+def _kind_of_sites(value: Any) -> str | None:
+    """Tell a list of hospitals from virtual ones."""
+    if isinstance(value, list):
+        return "folders"
+    return "virtual" if isinstance(value, dict | VirtualSites) else None
+
+
+def _precision(value: Any) -> Any:
+    """Take the number 32 for its text: a study file may say it without quotes."""
+    return "32" if type(value) is int and value == 32 else value
+
+
+Quorum = Annotated[
+    Annotated[Positive, Tag("sites_needed")] | Annotated[Fraction, Tag("part_needed")],
+    Discriminator(_kind_of_quorum),
+    Field(
+        description="a whole number, 1 or more (that many sites), or a number with a decimal point, "
+        "above 0 and at most 1 (that part of the roster; 1.0 is all of it)"
+    ),
+]
+Precision = Annotated[
+    Literal["32", "16-mixed", "bf16-mixed"],
+    BeforeValidator(_precision, json_schema_input_type=Literal["32", "16-mixed", "bf16-mixed", 32]),
+]
 
 
 class Section(BaseModel):
     """Base of all parts of a study: frozen, strict, no unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Task(Section):
@@ -82,17 +116,23 @@ class Splits(Section):
         return self
 
 
+_COLUMNS: dict[Column, str] = {"file": "file", "label": "label", "patient": "patient", "split": ""}
+
+
 class Data(Section):
     """Where a site's items come from and what is done to each before the network sees it.
 
     Attributes:
-        source: ``datalist`` (MONAI datalist JSON), ``table`` (a folder and a CSV), or ``npz``
+        source: ``datalist`` (MONAI datalist JSON), ``table`` (a folder and a CSV), ``folder`` (whatever
+            the site's folder holds: the datalist if there is one, else the table), or ``npz``
             (MedMNIST-like arrays, for simulations).
-        path: For ``npz``: the file, relative to ``WARDROUND_DATA``, or a known data set's name.
-        datalist: For ``datalist``: file name of the datalist inside a site's folder.
-        table: For ``table``: file name of the CSV inside a site's folder.
-        columns: For ``table``: names of the CSV's columns that hold the file, the label, the patient
-            and (if not empty) a split.
+        path: For ``npz``: the file, relative to ``WARDROUND_DATA``, or a known data set's name. For the
+            other sources with virtual sites: the one folder (relative to the study file) they are cut from.
+        datalist: For ``datalist`` and ``folder``: file name of the datalist inside a site's folder.
+        table: For ``table`` and ``folder``: file name of the CSV inside a site's folder.
+        columns: Names of the CSV's columns that hold the file, the label, the patient and (if not
+            empty) a split. In a datalist, ``patient`` and ``split`` name keys of its items. An empty
+            ``patient`` says that every item is a patient of its own.
         spatial_size: Height, width (and depth) in pixels that every image is resampled to.
         channels: 1 for grey images, 3 for colour.
         modality: DICOM modalities accepted (``CR``, ``DX``, ``CT`` ...); empty accepts any.
@@ -107,13 +147,11 @@ class Data(Section):
             takes no part.
     """
 
-    source: Literal["datalist", "table", "npz"]
+    source: Literal["datalist", "table", "folder", "npz"]
     path: str = ""
     datalist: str = "datalist.json"
     table: str = "items.csv"
-    columns: dict[Literal["file", "label", "patient", "split"], str] = Field(
-        default_factory=lambda: {"file": "file", "label": "label", "patient": "patient", "split": ""}
-    )
+    columns: dict[Column, str] = Field(default_factory=lambda: dict(_COLUMNS))
     spatial_size: Annotated[list[Positive], Field(min_length=2, max_length=3)]
     channels: Literal[1, 3] = 1
     modality: list[str] = Field(default_factory=list)
@@ -141,6 +179,9 @@ class Site(Section):
     path: str
 
 
+_NUMBER = r"([0-9]+(\.[0-9]*)?|\.[0-9]+)"
+
+
 class VirtualSites(Section):
     """Virtual hospitals cut from one data set.
 
@@ -152,7 +193,13 @@ class VirtualSites(Section):
     """
 
     count: Positive | None = None
-    partition: Annotated[str, Field(pattern=r"^(iid|dirichlet:[0-9.]+|sizes:[0-9.]+(,[0-9.]+)*|column:.+)$")] = "iid"
+    partition: Annotated[
+        str,
+        Field(
+            pattern=rf"^(iid|dirichlet:{_NUMBER}|sizes:{_NUMBER}(,{_NUMBER})*|column:.+)$",
+            description="iid, dirichlet:ALPHA, sizes:A,B,... (parts that add up to 1) or column:NAME",
+        ),
+    ] = "iid"
 
     @model_validator(mode="after")
     def _check(self) -> VirtualSites:
@@ -170,10 +217,17 @@ class VirtualSites(Section):
         return self
 
 
+Sites = Annotated[
+    Annotated[list[Site], Field(min_length=1), Tag("folders")] | Annotated[VirtualSites, Tag("virtual")],
+    Discriminator(_kind_of_sites),
+    Field(description="a list of hospitals, each {name, path}, or {count, partition} for virtual ones"),
+]
+
+
 class StrategyChoice(BaseModel):
     """A strategy by its name, and its hyper-parameters beside it (checked by `components.assemble`)."""
 
-    model_config = ConfigDict(frozen=True, extra="allow", strict=True)
+    model_config = ConfigDict(frozen=True, extra="allow", strict=True, allow_inf_nan=False)
 
     name: StrategyName = "FedAvg"
 
@@ -226,14 +280,15 @@ class Rounds(Section):
     Attributes:
         max: Rounds at the most.
         convergence: When to stop earlier; null runs all rounds.
-        quorum: Sites (a whole number) or fraction of the roster that must deliver a valid update.
+        quorum: What must deliver a valid update: a whole number is that many sites, a number with a
+            decimal point is that part of the roster, rounded up. So ``1`` is one site, ``1.0`` is all.
         deadline_s: Seconds after which a round is closed with whoever delivered, if the quorum holds.
         selection: Which sites are asked.
     """
 
     max: Positive = 10
     convergence: Convergence | None = Convergence()
-    quorum: Positive | Fraction = 1.0
+    quorum: Quorum = 1.0
     deadline_s: Annotated[float, Field(gt=0)] = 3600.0
     selection: Selection = Selection()
 
@@ -269,7 +324,7 @@ class LocalTraining(Section):
     steps: Positive | None = None
     batch_size: Positive = 32
     optimizer: Optimizer = Optimizer()
-    precision: Literal["32", "16-mixed", "bf16-mixed"] = "32"
+    precision: Precision = "32"
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
     @model_validator(mode="after")
@@ -300,7 +355,7 @@ class Study(Section):
     task: Task
     network: Network = Network()
     data: Data
-    sites: Annotated[list[Site], Field(min_length=1)] | VirtualSites
+    sites: Sites
     strategy: StrategyChoice = StrategyChoice()
     rounds: Rounds = Rounds()
     local: LocalTraining = LocalTraining(epochs=1)
@@ -318,6 +373,8 @@ class Study(Section):
                 raise ValueError(f"rounds.quorum is {self.rounds.quorum}, but there are {len(names)} sites")
         if self.data.source == "npz" and not virtual:
             raise ValueError("data.source npz is one data set: give 'sites' as {count, partition}")
+        if virtual and not self.data.path:
+            raise ValueError(f"virtual sites are cut from one folder: give data.path for source {self.data.source}")
         return self
 
     @property
