@@ -131,9 +131,9 @@ def _follow(root: Schema, location: tuple[str | int, ...]) -> tuple[FieldPath, S
         elif part != "[key]":
             path.append(part)
             inner = next((kind for kind in kinds if kind.get("type") in ("object", "array")), {})
-            found = inner.get("properties", {}).get(part) if isinstance(part, str) else inner.get("items")
-            found = inner.get("additionalProperties") if found is None else found
-            node = found if isinstance(found, dict) else {}
+            below = inner.get("properties", {}).get(part) if isinstance(part, str) else inner.get("items")
+            below = inner.get("additionalProperties") if below is None else below
+            node = below if isinstance(below, dict) else {}
     return tuple(path), node
 
 
@@ -148,7 +148,8 @@ def _resolved(root: Schema, node: Schema) -> Schema:
 def _kinds(root: Schema, node: Schema) -> list[Schema]:
     """Return the kinds of value that a schema allows, without null."""
     node = _resolved(root, node)
-    kinds = [_resolved(root, kind) for kind in node.get("anyOf", node.get("oneOf", [node]))]
+    alternatives: list[Schema] = node.get("anyOf") or node.get("oneOf") or [node]
+    kinds = [_resolved(root, kind) for kind in alternatives]
     return [kind for kind in kinds if kind.get("type") != "null"]
 
 
