@@ -1,0 +1,84 @@
+"""Labels as lists give them (names, numbers, several of them) to labels as the network needs them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from components.data.quarantine import UnusableItemError
+from components.study import Task
+
+Label = int | tuple[int, ...]
+
+MISSING = "missing label"
+OUTSIDE = "label is none of the study's classes"
+
+
+def parse_label(value: object, task: Task) -> Label:
+    """Turn a listed label into a class index, or for multilabel into a 0/1 tuple over the classes.
+
+    Args:
+        value: A class's name or its index; for multilabel a list (of names, or of one 0/1 per class)
+            or text with ``|`` between the names, ``none`` for no class.
+        task: The study's task. Where a text is both a name and an index, it is the name.
+
+    Raises:
+        UnusableItemError: If there is no label, or it is none of the classes.
+
+    >>> parse_label("pneumonia", Task(classes=["normal", "pneumonia"]))
+    1
+    >>> parse_label("a|c", Task(kind="multilabel", classes=["a", "b", "c"]))
+    (1, 0, 1)
+    """
+    if value is None or (isinstance(value, str) and not value.strip()) or (isinstance(value, float) and value != value):
+        raise UnusableItemError(MISSING)
+    if task.kind != "multilabel":
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        return _index(value, task.classes)
+    if isinstance(value, str):
+        value = [] if value.strip() == "none" not in task.classes else value.split("|")
+    if not isinstance(value, list):
+        raise UnusableItemError(OUTSIDE)
+    if len(value) == len(task.classes) and all(type(part) in (int, float) and part in (0, 1) for part in value):
+        return tuple(int(part) for part in value)
+    if not all(isinstance(part, str) for part in value):
+        raise UnusableItemError(OUTSIDE)
+    present = {_index(part, task.classes) for part in value}
+    return tuple(int(index in present) for index in range(len(task.classes)))
+
+
+def _index(value: object, classes: Sequence[str]) -> int:
+    """Find one class by name or index."""
+    if isinstance(value, str):
+        value = value.strip()
+        if value in classes:
+            return classes.index(value)
+        if not (value.isascii() and value.isdigit()):
+            raise UnusableItemError(OUTSIDE)
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+        raise UnusableItemError(OUTSIDE)
+    if not 0 <= value < len(classes):
+        raise UnusableItemError(OUTSIDE)
+    return int(value)
+
+
+def label_tensor(labels: Sequence[Label], task: Task) -> Tensor:
+    """Collect labels: int64 ``[N]``, or float32 ``[N, C]`` for multilabel."""
+    if task.kind == "multilabel":
+        return torch.tensor(labels, dtype=torch.float32).reshape(len(labels), len(task.classes))
+    return torch.tensor(labels, dtype=torch.int64)
+
+
+def class_counts(labels: Tensor, task: Task) -> list[int]:
+    """Count the items of each class; in multilabel an item counts for each class it has.
+
+    >>> class_counts(torch.tensor([0, 1, 1]), Task(classes=["normal", "pneumonia"]))
+    [1, 2]
+    """
+    if task.kind == "multilabel":
+        return [int(count) for count in labels.sum(0)]
+    return [int(count) for count in torch.bincount(labels, minlength=len(task.classes))]

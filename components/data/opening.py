@@ -1,0 +1,175 @@
+"""One part of a site's data on its way from the disk to a tensor: find, decode or take from the cache, split."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from components.data.cache import CachedImages, cache_file, load_images, store_images
+from components.data.decode import decode
+from components.data.hashes import FileHashes
+from components.data.items import SiteItems, find_items
+from components.data.labels import Label, label_tensor
+from components.data.listing import read_rows
+from components.data.npz import array_reasons, decode_arrays, read_arrays
+from components.data.quarantine import Quarantined, UnusableItemError
+from components.data.sources import SourcePart
+from components.data.splits import assign_splits, conflicting_patients
+from components.errors import DataError
+from components.rounds import Split
+from components.study import Data, Study
+
+_FORMAT = 1  # of the preprocessing: raised when the same settings would give other numbers
+
+
+@dataclass(frozen=True)
+class FoundItems:
+    """The items of one part that are worth decoding, and those set aside before."""
+
+    names: list[str]
+    content: list[str]
+    labels: list[Label]
+    patients: list[str]
+    named: list[Split | None]
+    quarantined: list[Quarantined]
+    expected: int
+    decode: Callable[[], CachedImages]
+
+
+@dataclass(frozen=True)
+class OpenedPart:
+    """The usable items of one part.
+
+    Attributes:
+        images: float32 ``[N, C, *spatial]``.
+        labels: int64 ``[N]``, or float32 ``[N, K]`` for multilabel.
+        splits: The split of each.
+        lines: One line of JSON per item with all that its digest stands for.
+        quarantined: The items set aside, at any stage.
+        expected: Items listed.
+        decoded: Items decoded for this opening; 0 if all came from the cache.
+        cache: The file that holds the decoded images.
+    """
+
+    images: Tensor
+    labels: Tensor
+    splits: list[Split]
+    lines: list[str]
+    quarantined: list[Quarantined]
+    expected: int
+    decoded: int
+    cache: Path
+
+
+def find_part(study: Study, part: SourcePart, hashes: FileHashes) -> FoundItems:
+    """Find the items of one part."""
+    return _find_arrays(study, part, hashes) if part.kind == "npz" else _find_files(study, part, hashes)
+
+
+def _find_files(study: Study, part: SourcePart, hashes: FileHashes) -> FoundItems:
+    """Find the items of a folder's list."""
+    folder = Path(part.path)
+    rows = read_rows(folder, study.data, f"site {part.site}")
+    if part.rows is not None:
+        if part.rows and part.rows[-1] >= len(rows):
+            raise DataError(
+                f"site {part.site}: the list has become shorter since the sites were cut from it; start anew"
+            )
+        rows = [rows[row] for row in part.rows]
+    found = find_items(rows, folder, study.task, hashes.of)
+    items = found.items
+    return FoundItems(
+        names=[item.name for item in items],
+        content=[item.content for item in items],
+        labels=[item.label for item in items],
+        patients=[item.patient for item in items],
+        named=[item.split for item in items],
+        quarantined=found.quarantined,
+        expected=len(rows),
+        decode=lambda: _decode_files(found, study.data),
+    )
+
+
+def _decode_files(found: SiteItems, data: Data) -> CachedImages:
+    """Decode files one by one; each is usable or has its reason."""
+    images = torch.empty(len(found.items), data.channels, *data.spatial_size)
+    reasons: dict[int, str] = {}
+    for place, item in enumerate(found.items):
+        try:
+            images[place - len(reasons)] = decode(item.files, data)
+        except UnusableItemError as error:
+            reasons[place] = error.reason
+    return CachedImages(images[: len(found.items) - len(reasons)], reasons)
+
+
+def _find_arrays(study: Study, part: SourcePart, hashes: FileHashes) -> FoundItems:
+    """Find the rows of an npz file."""
+    path = Path(part.path)
+    arrays = read_arrays(path)
+    rows = list(range(len(arrays.names))) if part.rows is None else part.rows
+    if rows and rows[-1] >= len(arrays.names):
+        raise DataError(
+            f"site {part.site}: {path.name} has become shorter since the sites were cut from it; start anew"
+        )
+    reasons = array_reasons(arrays, rows, study.task)
+    torn = conflicting_patients([arrays.patients[row] for row in rows], [arrays.splits[row] for row in rows])
+    for place, row in enumerate(rows):
+        if arrays.patients[row] in torn:
+            reasons.setdefault(place, "patient is in more than one split")
+    kept = [row for place, row in enumerate(rows) if place not in reasons]
+    labels = arrays.labels[kept]
+    multilabel = study.task.kind == "multilabel"
+    kept_labels: list[Label] = [tuple(row) if multilabel else row[0] for row in labels.reshape(len(kept), -1).tolist()]
+    content = hashes.of([path])
+    return FoundItems(
+        names=[arrays.names[row] for row in kept],
+        content=[f"{content}:{row}" for row in kept],
+        labels=kept_labels,
+        patients=[arrays.patients[row] for row in kept],
+        named=[arrays.splits[row] for row in kept],
+        quarantined=[Quarantined(arrays.names[rows[place]], reason) for place, reason in sorted(reasons.items())],
+        expected=len(rows),
+        decode=lambda: decode_arrays(path, kept, study.data),
+    )
+
+
+def open_part(study: Study, found: FoundItems, site: str, folder: Path) -> OpenedPart:
+    """Decode what was found, or take it from the cache, and split the usable items."""
+    path = cache_file(folder, digest_lines([preprocessing_text(study.data), *found.content]))
+    cached = load_images(path)
+    decoded = 0
+    if cached is None or len(cached.images) + len(cached.reasons) != len(found.names):
+        cached = found.decode()
+        decoded = len(found.names)
+        store_images(path, cached)
+    kept = [place for place in range(len(found.names)) if place not in cached.reasons]
+    labels = label_tensor([found.labels[place] for place in kept], study.task)
+    patients = [found.patients[place] for place in kept]
+    named = [found.named[place] for place in kept]
+    strata = [str(found.labels[place]) for place in kept]
+    splits = assign_splits(patients, strata, named, fractions=study.data.splits, seed=study.seed)
+    lines = [
+        json.dumps([site, found.content[place], found.labels[place], patient, split])
+        for place, patient, split in zip(kept, patients, splits, strict=True)
+    ]
+    undecodable = [Quarantined(found.names[place], reason) for place, reason in sorted(cached.reasons.items())]
+    return OpenedPart(
+        cached.images, labels, splits, lines, [*found.quarantined, *undecodable], found.expected, decoded, path
+    )
+
+
+def preprocessing_text(data: Data) -> str:
+    """Return all settings that decide an item's decoded values, as canonical JSON."""
+    settings = data.model_dump(mode="json", include={"spatial_size", "channels", "modality", "intensity", "window"})
+    return json.dumps({"format": _FORMAT, **settings}, sort_keys=True)
+
+
+def digest_lines(lines: list[str]) -> str:
+    """Return the SHA-256 of lines of text."""
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()

@@ -1,0 +1,126 @@
+"""Which items belong to which site: the roster's folders, or one data set cut into virtual hospitals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from components.data.known import default_data_root, find_npz
+from components.data.labels import parse_label
+from components.data.listing import Row, read_rows
+from components.data.npz import read_arrays, read_column
+from components.data.partition import Divisible, partition, partition_by_column
+from components.data.quarantine import UnusableItemError
+from components.data.splits import SPLIT_NAMES
+from components.errors import DataError
+from components.rounds import Name, Record
+from components.study import Study, Task, VirtualSites
+
+
+class SourcePart(Record):
+    """One site's part of one folder or npz file.
+
+    Attributes:
+        site: The site whose items these are; patients are told apart and split within it.
+        kind: ``folder`` or ``npz``.
+        path: The folder or file, absolute.
+        rows: Which rows of its list (or arrays), ascending; None takes all.
+    """
+
+    site: Name
+    kind: Literal["folder", "npz"]
+    path: str
+    rows: list[Annotated[int, Field(ge=0)]] | None = None
+
+
+class SiteSource(Record):
+    """Where one site's items are; JSON, so that it can be handed to another process of this machine.
+
+    Attributes:
+        name: The site.
+        parts: One for a site; several for a pooled source.
+    """
+
+    name: Name
+    parts: Annotated[list[SourcePart], Field(min_length=1)]
+
+
+def plan_sources(study: Study, study_folder: Path, data_root: Path | None = None) -> list[SiteSource]:
+    """Say where each site of a study finds its items, in the order of the sites' names.
+
+    Args:
+        study: The study.
+        study_folder: The folder of the study's file: paths in the study are relative to it.
+        data_root: Where public data sets are; by default the folder of ``WARDROUND_DATA``.
+
+    Returns:
+        One source for each site of the roster; virtual sites are called ``site-1``, ``site-2``, ...
+        (with leading zeros, so that their names sort), or after the column's values. The same study
+        gives the same sources.
+
+    Raises:
+        DataError: If the data to cut is not there, or cannot be cut as asked.
+    """
+    if not isinstance(study.sites, VirtualSites):
+        sources = []
+        for site in sorted(study.sites, key=lambda site: site.name):
+            folder = str((study_folder / site.path).resolve())
+            sources.append(SiteSource(name=site.name, parts=[SourcePart(site=site.name, kind="folder", path=folder)]))
+        return sources
+    kind: Literal["folder", "npz"] = "npz" if study.data.source == "npz" else "folder"
+    if kind == "npz":
+        path = find_npz(study.data.path, study_folder=study_folder, data_root=data_root or default_data_root())
+    else:
+        path = (study_folder / study.data.path).resolve()
+    sites = _cut(study, study.sites, path)
+    return [
+        SiteSource(name=name, parts=[SourcePart(site=name, kind=kind, path=str(path), rows=rows)])
+        for name, rows in sorted(sites.items())
+    ]
+
+
+def pooled_source(sources: Sequence[SiteSource], name: str = "pooled") -> SiteSource:
+    """Return the union of all sites' items, as if they lay in one place; for comparisons in simulations.
+
+    Each site's patients are split as at the site itself: the pooled test items are the sites' test items.
+    """
+    return SiteSource(name=name, parts=[part for source in sources for part in source.parts])
+
+
+def _cut(study: Study, sites: VirtualSites, path: Path) -> dict[str, list[int]]:
+    """Cut one data set into named sites."""
+    rows = [] if study.data.source == "npz" else read_rows(path, study.data, "data.path")
+    items = _divisible_rows(rows, study.task) if rows else _divisible_arrays(path)
+    kind, _, column = sites.partition.partition(":")
+    if kind != "column":
+        parts = partition(items, sites.partition, sites.count, seed=study.seed)
+        width = len(str(len(parts)))
+        return {f"site-{number:0{width}d}": part for number, part in enumerate(parts, start=1)}
+    if rows and not any(column in row.extras for row in rows):
+        raise DataError(f"partition column:{column}: no such column or key; there are {sorted(rows[0].extras)}")
+    values = [row.extras.get(column, "") for row in rows] if rows else read_column(path, column)
+    named = partition_by_column(values, items.patients)
+    if sites.count not in (None, len(named)):
+        raise DataError(f"partition column:{column} gives {len(named)} sites, but sites.count is {sites.count}")
+    return named
+
+
+def _divisible_arrays(path: Path) -> Divisible:
+    """Say what a partition may look at in an npz file."""
+    arrays = read_arrays(path)
+    return Divisible(arrays.patients, [str(label) for label in arrays.labels.tolist()], arrays.splits)
+
+
+def _divisible_rows(rows: Sequence[Row], task: Task) -> Divisible:
+    """Say what a partition may look at in a list: also rows that will be quarantined have to go somewhere."""
+    classes = []
+    for row in rows:
+        try:
+            classes.append(str(parse_label(row.label, task)))
+        except UnusableItemError:
+            classes.append("")
+    splits = [SPLIT_NAMES.get(row.split.lower(), "") for row in rows]
+    return Divisible([row.patient or row.name for row in rows], classes, splits)
