@@ -85,10 +85,9 @@ class ImageClassifier(pl.LightningModule):
         """
         if self.objective.imbalance == "focal":
             return losses.focal(logits, labels).mean()
-        entropy = losses.cross_entropy(logits, labels)
         if self.objective.imbalance == "weighted_loss":
-            entropy = losses.weighted(entropy, labels, self.class_weights)
-        return entropy.mean()
+            return losses.weighted(losses.cross_entropy(logits, labels), labels, self.class_weights).mean()
+        return losses.mean_cross_entropy(logits, labels)
 
     def item_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Return each item's cross-entropy [N], unweighted, so that sums of all sites can be added."""

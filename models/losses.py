@@ -12,21 +12,29 @@ FOCAL_GAMMA = 2.0  # the value Lin et al. found best
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    r"""Return the cross-entropy of each item and output.
+    r"""Return the cross-entropy of each item and decision, in nats.
 
     Args:
         logits: [N, 1] for binary, [N, C] for multiclass and multilabel.
         labels: int64 [N] for binary and multiclass; float32 [N, C] of 0 and 1 for multilabel.
 
     Returns:
-        [N, 1] for binary; [N, 1] for multiclass; [N, C] for multilabel: one column per decision.
+        [N, 1] for binary and multiclass; [N, C] for multilabel, one column per decision.
 
     >>> cross_entropy(torch.zeros(1, 1), torch.tensor([1])).item()  # ln 2
     0.6931471824645996
     """
-    if labels.is_floating_point() or logits.shape[1] == 1:
-        return F.binary_cross_entropy_with_logits(logits, _targets(logits, labels), reduction="none")
-    return F.cross_entropy(logits, labels, reduction="none").unsqueeze(1)
+    losses = _reduced(logits, labels, "none")
+    return losses if losses.dim() == 2 else losses.unsqueeze(1)
+
+
+def mean_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean of `cross_entropy`, by torch's own reduction: bit for bit what a plain loop has.
+
+    >>> mean_cross_entropy(torch.zeros(3, 2), torch.tensor([0, 1, 1])).item()  # ln 2
+    0.6931471824645996
+    """
+    return _reduced(logits, labels, "mean")
 
 
 def focal(logits: Tensor, labels: Tensor, *, gamma: float = FOCAL_GAMMA) -> Tensor:
@@ -101,6 +109,9 @@ def weighted(losses: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return losses * weights[1][labels].unsqueeze(1)
 
 
-def _targets(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return labels as the targets of sigmoids, in the logits' shape and dtype."""
-    return labels.reshape(logits.shape).to(logits.dtype)
+def _reduced(logits: Tensor, labels: Tensor, reduction: str) -> Tensor:
+    """Call torch's cross-entropy that fits the labels."""
+    if labels.is_floating_point() or logits.shape[1] == 1:
+        targets = labels.reshape(logits.shape).to(logits.dtype)
+        return F.binary_cross_entropy_with_logits(logits, targets, reduction=reduction)
+    return F.cross_entropy(logits, labels, reduction=reduction)

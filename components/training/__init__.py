@@ -1,0 +1,1 @@
+"""What a site does with its own data: train, evaluate, and keep what is personal."""

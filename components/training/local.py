@@ -1,0 +1,261 @@
+"""One site, one round: train the module it was given on its own items, with Lightning."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import pytorch_lightning as pl
+import torch
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from torch import Tensor
+
+from components.errors import DataError, RefusedError
+from components.rounds import Split
+from components.seeds import derive_seed
+from components.training.contained import contained
+from components.training.devices import Device, Precision, check_precision, choose_device
+from components.training.exchanged_entries import load_entries, read_entries
+from components.training.proximal import ProximalCorrection
+from components.weights import Weights
+
+__all__ = ["SiteBatches", "SiteResult", "TrainingOrder", "epoch_seed", "load_entries", "train_site"]
+
+Batch = tuple[Tensor, Tensor]
+
+
+class Batches(Protocol):
+    """An epoch's batches of images and labels."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Start the epoch."""
+        ...
+
+    def __len__(self) -> int:
+        """Return the number of batches."""
+        ...
+
+
+class SiteBatches(Protocol):
+    """The part of a site's data that training needs; `components.data.site_data.SiteData` has it."""
+
+    @property
+    def class_counts(self) -> Mapping[Split, Sequence[int]]:
+        """Items of each class, by split."""
+        ...
+
+    def labels(self, split: Split) -> Tensor:
+        """Return the labels of a split, [N] or [N, C]."""
+        ...
+
+    def train_batches(self, *, batch_size: int, seed: int, balanced: bool) -> Batches:
+        """Return one epoch's batches, in an order (and with an augmentation) that is a function of `seed`."""
+        ...
+
+
+@runtime_checkable
+class CountsClasses(Protocol):
+    """A module whose loss depends on how frequent the site's classes are."""
+
+    def set_class_counts(self, counts: Sequence[int], items: int) -> None:
+        """Take the site's items per class, and the number of its items."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """What to do in one round.
+
+    Attributes:
+        epochs: Passes over the training items (this or `steps`).
+        steps: Optimiser steps, counted on through as many passes as they need.
+        batch_size: Items per step.
+        balanced: Whether each class is drawn equally often.
+        precision: ``32``, ``16-mixed`` or ``bf16-mixed``.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        seed: Already derived for study, site and round.
+        proximal_weight: FedProx's mu; 0 leaves the gradients alone.
+    """
+
+    epochs: int | None
+    steps: int | None
+    batch_size: int
+    balanced: bool
+    precision: Precision
+    device: Device
+    seed: int
+    proximal_weight: float = 0.0
+
+    def __post_init__(self) -> None:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError("give epochs or steps: exactly one of them")
+        for name in ("epochs", "steps", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be 1 or more, given {value}")
+
+
+@dataclass(frozen=True)
+class SiteResult:
+    """What came out of one round.
+
+    Attributes:
+        weights: All exchanged entries, on the CPU, of the site's own memory.
+        samples: The site's training items.
+        steps: Optimiser steps taken.
+        loss_sum: Training loss added up over the items of the last pass, so that ``loss_sum / samples``
+            is its mean; if the last pass was cut short by `steps`, from the batches since one pass ago.
+        seconds: Wall time.
+    """
+
+    weights: Weights
+    samples: int
+    steps: int
+    loss_sum: float
+    seconds: float
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """Return the seed of one pass over the items, counted from 0, of an order's seed."""
+    return derive_seed(seed, "epoch", epoch)
+
+
+def train_site(module: pl.LightningModule, data: SiteBatches, order: TrainingOrder) -> SiteResult:
+    """Train a module on a site's own items, from the weights it holds now.
+
+    A new optimiser every time; nothing is carried over from the round before but the weights.
+
+    Args:
+        module: Trained in place; left on the CPU, in training mode.
+        data: The site's data.
+        order: How.
+
+    Returns:
+        The trained entries, and what the server needs to weigh them.
+
+    Raises:
+        DataError: If the site has no training items.
+        RefusedError: If the loss or a weight stopped being finite, or device or precision are not there.
+
+    Guarantees:
+        On the CPU the result is a function of the module's weights, the data and the order, bit for
+        bit, and equal to a plain PyTorch loop over the same batches. On a GPU cuDNN's deterministic
+        algorithms are chosen, yet a few backward kernels still add up in any order. Torch's random
+        state and the signal handlers of the caller are left as they were. One training at a time in a
+        process: torch's random state is shared by its threads.
+    """
+    started = time.perf_counter()
+    device = choose_device(order.device)
+    check_precision(order.precision, device)
+    samples = len(data.labels("train"))
+    if samples == 0:
+        raise DataError("the site has no training items; look at its quarantine list and its splits")
+    if isinstance(module, CountsClasses):
+        module.set_class_counts(data.class_counts["train"], samples)
+    # Since 2.2 Lightning trains in the mode it finds: after an evaluation, BatchNorm would stay frozen.
+    module.train()
+    passes = _Passes(data, order)
+    losses = _LastPass(len(passes))
+    with contained(device, order.seed):
+        trainer = _trainer(order, device, losses)
+        trainer.fit(module, train_dataloaders=passes, val_dataloaders=())
+    steps = trainer.global_step
+    module.trainer = None  # or it would keep optimiser and data alive
+    weights = read_entries(module)
+    _check_finite(weights)
+    return SiteResult(
+        weights=weights,
+        samples=samples,
+        steps=steps,
+        loss_sum=losses.mean() * samples,
+        seconds=time.perf_counter() - started,
+    )
+
+
+class _Passes:
+    """The epochs of a round as Lightning wants them: each iteration is the next pass, in a new order."""
+
+    def __init__(self, data: SiteBatches, order: TrainingOrder) -> None:
+        self._data = data
+        self._order = order
+        self._first = self._epoch(0)
+        self._drawn = 0
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator, so that a pass counts from its first batch: Lightning also makes iterators that
+        # it throws away unused.
+        number = self._drawn
+        self._drawn += 1
+        yield from self._epoch(number) if number else self._first
+
+    def _epoch(self, number: int) -> Batches:
+        """Return the batches of a pass."""
+        order = self._order
+        seed = epoch_seed(order.seed, number)
+        return self._data.train_batches(batch_size=order.batch_size, seed=seed, balanced=order.balanced)
+
+
+class _LastPass(pl.Callback):
+    """Remembers the losses of as many batches as a pass has, and stops at the first that is not finite."""
+
+    def __init__(self, batches: int) -> None:
+        super().__init__()
+        self._losses: deque[tuple[Tensor, int]] = deque(maxlen=batches)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        """Keep the loss where it is: reading it would make the GPU wait."""
+        self._losses.append((outputs["loss"], len(batch[0])))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop early, once a pass."""
+        self.mean()
+
+    def mean(self) -> float:
+        """Return the mean loss of an item, or refuse."""
+        items = sum(number for _, number in self._losses)
+        mean = math.fsum(loss.item() * number for loss, number in self._losses) / items
+        if not math.isfinite(mean):
+            raise RefusedError(
+                "the training loss stopped being finite; lower local.optimizer.learning_rate, or use precision 32"
+            )
+        return mean
+
+
+def _trainer(order: TrainingOrder, device: torch.device, losses: pl.Callback) -> pl.Trainer:
+    """Return a Trainer with everything off that a round does not need."""
+    callbacks: list[pl.Callback] = [losses]
+    if order.proximal_weight:
+        callbacks.append(ProximalCorrection(order.proximal_weight))
+    return pl.Trainer(
+        accelerator=device.type,
+        devices=[device.index] if device.type == "cuda" else 1,
+        precision=order.precision,
+        max_epochs=order.epochs or -1,
+        max_steps=order.steps or -1,
+        callbacks=callbacks,
+        # Named, so that Lightning does not look for SLURM or torchrun around it and take orders from them.
+        plugins=[LightningEnvironment()],
+        limit_val_batches=0,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _check_finite(weights: Weights) -> None:
+    """Refuse weights that are not finite."""
+    for name, tensor in weights.items():
+        if not torch.isfinite(tensor).all():
+            raise RefusedError(f"entry {name!r} is not finite after training; lower local.optimizer.learning_rate")
