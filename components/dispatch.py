@@ -1,0 +1,105 @@
+"""How an order reaches a site: one small interface, whatever lies between.
+
+`flows.dispatch` has the dispatchers that run sites in this process or in a pool of processes; a test's
+double is the same interface around a function.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Protocol
+
+from pydantic import Field
+
+from components.data.sources import SiteSource
+from components.rounds import Answer, ItemCounts, Name, Order, Record, Sha256
+from components.study import Study
+
+
+class SiteSetting(Record):
+    """What a process must know to act as one site.
+
+    Attributes:
+        study: The study, as the hospital knows it.
+        source: Where the site's items are.
+        state: The site's own folder: its journal, its quarantine list, its cache, its personal entries.
+        store: Root of the exchange the site fetches weights from and submits updates to.
+    """
+
+    study: Study
+    source: SiteSource
+    state: str
+    store: str
+
+    @property
+    def site(self) -> str:
+        """Name of the site."""
+        return self.source.name
+
+    @property
+    def state_folder(self) -> Path:
+        """The site's own folder."""
+        return Path(self.state)
+
+
+class InitialModel(Record):
+    """A freshly initialised global model, in the exchange.
+
+    Attributes:
+        weights_digest: Digest of the exchanged entries.
+        statistics: Names of the entries that are averages of data.
+        normalisation: Names of the entries of normalisation layers.
+        parameters: Number of trained parameters.
+    """
+
+    weights_digest: Sha256
+    statistics: list[str]
+    normalisation: list[str]
+    parameters: int
+
+
+class Preparation(Record):
+    """What a site says of its data before the first round.
+
+    Attributes:
+        site: Name of the site.
+        ready: Whether it can take part.
+        reason: Why not.
+        items: Expected, usable and quarantined items.
+        data_digest: SHA-256 over the usable items, their labels and their preprocessing.
+        class_counts: Items by class, for each split.
+        seconds: How long opening the data took.
+    """
+
+    site: Name
+    ready: bool
+    reason: str = ""
+    items: ItemCounts | None = None
+    data_digest: str = ""
+    class_counts: dict[str, list[int]] = Field(default_factory=dict)
+    seconds: float = 0.0
+
+
+class Dispatcher(Protocol):
+    """Sends work to sites. Every call returns at once; errors arrive in the future."""
+
+    def initialise(self, study: Study) -> Future[InitialModel]:
+        """Build the study's network from its seed and put its weights into the exchange."""
+        ...
+
+    def prepare(self, site: str) -> Future[Preparation]:
+        """Let a site open its data and say what it found."""
+        ...
+
+    def submit(self, order: Order) -> Future[Answer]:
+        """Send an order. The future holds the site's answer, or raises `SiteError` if it was lost."""
+        ...
+
+    def build_template(self, study: Study, folder: Path) -> Future[Path]:
+        """Export the study's network for its users, and write what all its versions have in common."""
+        ...
+
+    def close(self) -> None:
+        """Stop the sites; orders in flight are abandoned."""
+        ...

@@ -1,0 +1,185 @@
+"""The coordinator's side of a round as plain functions: plan, order, receive, aggregate, pool.
+
+`components.simulation` calls them in a loop; `flows.round` calls the same ones as Prefect tasks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from components.assemble import quorum_of, select_roster
+from components.checks import expected_entries, verify_answer, verify_update
+from components.dispatch import InitialModel
+from components.errors import RefusedError
+from components.evaluation.histograms import add_sums
+from components.evaluation.metrics import Estimate, estimate_metrics
+from components.exchange.store import FolderStore, Slot
+from components.rounds import Answer, Order, Record, RoundPlan, ScoreSums, ServerState, Split, Update
+from components.strategies import Strategy
+from components.study import Study
+
+
+class StateRef(Record):
+    """A server state by the digests of its weights, as the journal keeps it."""
+
+    round: int
+    step: int
+    weights: str
+    statistics: list[str]
+    slots: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A global version judged on one split of every site that answered.
+
+    Attributes:
+        by_site: Each site's sums.
+        pooled: Their sum.
+        metrics: Pooled metrics with intervals, from `pooled`; never a mean over sites.
+        site_metrics: Each site's own metrics.
+    """
+
+    by_site: dict[str, ScoreSums]
+    pooled: ScoreSums
+    metrics: dict[str, Estimate]
+    site_metrics: dict[str, dict[str, Estimate]]
+
+
+def save_state(store: FolderStore, state: ServerState) -> StateRef:
+    """Write a state's weights and slots into the store."""
+    return StateRef(
+        round=state.round,
+        step=state.step,
+        weights=store.put_weights(state.weights),
+        statistics=sorted(state.statistics),
+        slots={name: store.put_weights(slot) for name, slot in sorted(state.slots.items())},
+    )
+
+
+def load_state(store: FolderStore, ref: StateRef) -> ServerState:
+    """Read a state back; it continues bit for bit."""
+    return ServerState(
+        round=ref.round,
+        step=ref.step,
+        weights=store.get(ref.weights),
+        statistics=frozenset(ref.statistics),
+        slots={name: store.get(digest) for name, digest in ref.slots.items()},
+    )
+
+
+def first_state(strategy: Strategy, initial: InitialModel, store: FolderStore) -> ServerState:
+    """Return the strategy's state before the first round."""
+    return strategy.init(store.get(initial.weights_digest), frozenset(initial.statistics))
+
+
+def plan_round(study: Study, strategy: Strategy, state: ServerState, *, training: str, sites: Iterable[str], base_digest: str) -> RoundPlan:
+    """Plan the round after `state`: whom to ask, how many must deliver, from which weights.
+
+    Args:
+        study: The study.
+        strategy: Its strategy, for the instructions to the sites.
+        state: The state the round starts from.
+        training: Identifier of the training.
+        sites: Names of the sites that are ready.
+        base_digest: Digest of `state.weights` in the exchange.
+    """
+    number = state.round + 1
+    roster = select_roster(study, sorted(sites), number)
+    return RoundPlan(
+        study=study.study,
+        study_digest=study.digest,
+        training=training,
+        round=number,
+        base_digest=base_digest,
+        roster=roster,
+        quorum=quorum_of(study, len(roster)),
+        deadline_s=study.rounds.deadline_s,
+        instructions=strategy.instructions(state),
+    )
+
+
+def training_order(plan: RoundPlan, site: str) -> Order:
+    """Return the order to train in a round."""
+    return Order(kind="train", site=site, plan=plan, weights_digest=plan.base_digest, nonce=_nonce(plan, site, "train"))
+
+
+def evaluation_order(plan: RoundPlan, site: str, weights_digest: str, split: Split = "validation") -> Order:
+    """Return the order to evaluate the weights a round ended with."""
+    nonce = _nonce(plan, site, "evaluate", weights_digest, split)
+    whole = plan if site in plan.roster else plan.model_copy(update={"roster": sorted([*plan.roster, site])})
+    return Order(kind="evaluate", site=site, plan=whole, weights_digest=weights_digest, split=split, nonce=nonce)
+
+
+def slot_of(plan: RoundPlan, site: str) -> Slot:
+    """Return the write-once place of a site's update in a round."""
+    return Slot(training=plan.training, round=plan.round, attempt=plan.attempt, site=site)
+
+
+def receive(order: Order, answer: Answer, state: ServerState, store: FolderStore, *, left_out: Iterable[str] = ()) -> Answer:
+    """Check a site's answer to a training order, and the update it put into its slot.
+
+    Args:
+        order: What was asked.
+        answer: What came back.
+        state: The state the round started from: it says which entries an update must have.
+        store: The exchange.
+        left_out: Entries that stay at the sites (personal ones).
+
+    Returns:
+        The answer, now trustworthy.
+
+    Raises:
+        RefusedError: If the site refused or failed, or anything in answer or file is not as it must be.
+    """
+    verify_answer(answer, order)
+    if answer.update is None:
+        raise RefusedError(f"{answer.site} answered 'done' without an update")
+    expected = expected_entries(state.weights, left_out)
+    verify_update(store.get_update(slot_of(order.plan, order.site), answer.update), expected)
+    return answer
+
+
+def updates_of(plan: RoundPlan, answers: Mapping[str, Answer], store: FolderStore) -> Iterator[Update]:
+    """Yield the received updates one at a time, in the order of the sites' names."""
+    for site in sorted(answers):
+        manifest = answers[site].update
+        if manifest is None:
+            raise RefusedError(f"{site} has no update in round {plan.round}")
+        weights = store.get_update(slot_of(plan, site), manifest)
+        yield Update(site=site, round=plan.round, weights=weights, weight=manifest.weight, steps=manifest.steps)
+
+
+def pool(study: Study, answers: Mapping[str, Answer]) -> Evaluation:
+    """Add the sites' sums and take the metrics of the total."""
+    found = {site: answers[site].sums for site in sorted(answers)}
+    return pool_sums(study, {site: sums for site, sums in found.items() if sums is not None})
+
+
+def pool_sums(study: Study, sums: Mapping[str, ScoreSums]) -> Evaluation:
+    """Add sums by site and take the metrics of the total.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    pooled = add_sums(list(sums.values()))
+    return Evaluation(
+        by_site=dict(sums),
+        pooled=pooled,
+        metrics=metrics_of(study, pooled),
+        site_metrics={site: metrics_of(study, value) for site, value in sums.items()},
+    )
+
+
+def metrics_of(study: Study, sums: ScoreSums) -> dict[str, Estimate]:
+    """Return the study's metrics of some sums."""
+    return estimate_metrics(sums, kind=study.task.kind, threshold=study.task.threshold, classes=study.task.classes)
+
+
+def _nonce(plan: RoundPlan, site: str, *what: str) -> str:
+    """Derive the order's nonce: the same order always has the same one, any other order another."""
+    text = json.dumps([plan.model_dump(mode="json"), site, *what], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,105 @@
+"""A federated training as a plain loop: no Prefect, no MLflow, no journal.
+
+It calls the same functions as the flows, so it is what the flows are tested against, what research code
+can read in one sitting, and how a site's local-only and pooled models are trained for comparison.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from components.convergence import assess
+from components.dispatch import Dispatcher, InitialModel
+from components.errors import QuorumError
+from components.exchange.store import FolderStore
+from components.federation import (
+    Evaluation,
+    StateRef,
+    evaluation_order,
+    first_state,
+    plan_round,
+    pool,
+    receive,
+    save_state,
+    training_order,
+    updates_of,
+)
+from components.rounds import RoundPlan, ServerState
+from components.strategies import Strategy
+from components.study import Study
+
+
+@dataclass(frozen=True)
+class SimulatedRound:
+    """One round as it came out."""
+
+    plan: RoundPlan
+    ref: StateRef
+    evaluation: Evaluation
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A whole training.
+
+    Attributes:
+        rounds: The rounds, in order.
+        best: The round whose validation metric was best.
+        state: The state after the last round.
+    """
+
+    rounds: list[SimulatedRound]
+    best: SimulatedRound
+    state: ServerState
+
+
+def simulate(
+    study: Study, strategy: Strategy, dispatcher: Dispatcher, store: FolderStore, *, sites: Sequence[str], training: str, initial: InitialModel
+) -> Simulation:
+    """Train until the study's convergence rule or its last round.
+
+    Args:
+        study: What to train.
+        strategy: How updates become the next state.
+        dispatcher: How orders reach the sites.
+        store: The exchange the sites read from and write to.
+        sites: Names of the sites that take part.
+        training: Identifier; update slots are kept apart by it.
+        initial: The model to start from.
+
+    Returns:
+        Every round with its state and evaluation.
+
+    Raises:
+        QuorumError: If no site delivered a usable metric.
+        RefusedError: If a site's update fails a check; there is no quorum here, every site must deliver.
+    """
+    state = first_state(strategy, initial, store)
+    ref = save_state(store, state)
+    rounds: list[SimulatedRound] = []
+    left_out = initial.normalisation if strategy.personal == "normalisation" else []
+    while len(rounds) < study.rounds.max:
+        plan = plan_round(study, strategy, state, training=training, sites=sites, base_digest=ref.weights)
+        orders = {site: training_order(plan, site) for site in plan.roster}
+        futures = {site: dispatcher.submit(order) for site, order in orders.items()}
+        answers = {site: receive(orders[site], futures[site].result(), state, store, left_out=left_out) for site in futures}
+        state = strategy.aggregate(state, updates_of(plan, answers, store))
+        ref = save_state(store, state)
+        checks = {site: dispatcher.submit(evaluation_order(plan, site, ref.weights)) for site in sites}
+        rounds.append(SimulatedRound(plan, ref, pool(study, {site: check.result() for site, check in checks.items()})))
+        progress = assess(watched(study, rounds), study.rounds.convergence)
+        if progress.converged:
+            break
+    best = assess(watched(study, rounds), study.rounds.convergence).best_round
+    if not best:
+        raise QuorumError("the convergence metric was not defined in any round; are there two classes at validation?")
+    return Simulation(rounds, rounds[best - 1], state)
+
+
+def watched(study: Study, rounds: Sequence[SimulatedRound]) -> dict[int, float | None]:
+    """Return the history of the metric that the study watches."""
+    metric = study.rounds.convergence.metric if study.rounds.convergence else "auroc"
+    return {
+        item.plan.round: item.evaluation.metrics[metric].value if metric in item.evaluation.metrics else None for item in rounds
+    }

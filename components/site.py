@@ -1,0 +1,240 @@
+"""The site's side of a round: review, fetch, train or evaluate, submit.
+
+A `SiteRuntime` lives as long as its process: the decoded data, the network and the journal stay warm
+from order to order. It answers every order; nothing it raises leaves it but through an `Answer`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from components.data.site_data import SiteData, open_site_data
+from components.dispatch import InitialModel, Preparation, SiteSetting
+from components.errors import DataError, RefusedError, WardRoundError
+from components.exchange.store import FolderStore, Slot
+from components.failpoints import failpoint
+from components.journal import Journal
+from components.rounds import Answer, Order, UpdateManifest
+from components.seeds import derive_seed
+from components.study import Study
+from components.training.evaluate import evaluate_site
+from components.training.exchanged_entries import exchanged_entries
+from components.training.local import SiteResult, TrainingOrder, load_entries, train_site
+from components.training.personal import load_personal, save_personal
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule
+
+BuildModule = Callable[[Study], "LightningModule"]
+
+
+def initialise(study: Study, store: FolderStore, module: LightningModule) -> InitialModel:
+    """Put a freshly built module's exchanged entries into the exchange."""
+    entries = exchanged_entries(module)
+    state = module.state_dict()
+    names = [*entries.parameters, *entries.statistics]
+    digest = store.put_weights({name: state[name].detach().clone() for name in names})
+    return InitialModel(
+        weights_digest=digest,
+        statistics=sorted(entries.statistics),
+        normalisation=sorted(entries.normalisation),
+        parameters=sum(state[name].numel() for name in entries.parameters),
+    )
+
+
+class SiteRuntime:
+    """One site, ready to answer orders.
+
+    Args:
+        setting: Who the site is and where its folders are.
+        module: The study's network; may be shared by the sites of one process, since every order loads
+            all of its floating-point entries.
+    """
+
+    def __init__(self, setting: SiteSetting, module: Callable[[], LightningModule]) -> None:
+        self.setting = setting
+        self._module = module
+        self._data: SiteData | None = None
+        self._store = FolderStore(setting.store)
+        setting.state_folder.mkdir(parents=True, exist_ok=True)
+        self._journal = Journal.open(setting.state_folder / "journal.jsonl")
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._journal.close()
+
+    def prepare(self) -> Preparation:
+        """Open the data and say what was found; a data error is an answer, not an exception."""
+        started = time.perf_counter()
+        try:
+            data = self._open_data()
+        except WardRoundError as error:
+            self._journal.append("not_ready", reason=str(error))
+            return Preparation(site=self.setting.site, ready=False, reason=str(error))
+        self._journal.append("ready", items=data.counts.model_dump(), data_digest=data.digest)
+        return Preparation(
+            site=self.setting.site,
+            ready=True,
+            items=data.counts,
+            data_digest=data.digest,
+            class_counts={str(split): counts for split, counts in data.class_counts.items()},
+            seconds=time.perf_counter() - started,
+        )
+
+    def answer(self, order: Order) -> Answer:
+        """Answer an order; the same order twice gives the same answer and trains once."""
+        kept = self._kept_answer(order)
+        if kept is not None:
+            return kept
+        self._journal.append(f"{order.kind}_ordered", **_about(order))
+        stage = "review"
+        try:
+            self._review(order)
+            stage = "data"
+            data = self._open_data()
+            stage = order.kind
+            answer = self._train(order, data) if order.kind == "train" else self._evaluate(order, data)
+        except (RefusedError, DataError) as error:
+            answer = self._negative(order, "refused", stage, str(error))
+        except WardRoundError as error:
+            answer = self._negative(order, "failed", stage, str(error))
+        except Exception as error:
+            # A library's message may hold a path or a patient's name: it stays in the site's journal.
+            self._journal.append("error", stage=stage, error=repr(error)[:2000])
+            answer = self._negative(order, "failed", stage, f"{type(error).__name__}; see the site's own journal")
+        self._journal.append(f"{order.kind}_answered", **_about(order), status=answer.status, reason=answer.reason)
+        return answer
+
+    def _kept_answer(self, order: Order) -> Answer | None:
+        """Return the answer to a training that was already submitted for this slot."""
+        if order.kind != "train":
+            return None
+        kept = self._store.slot_answer(_slot(order))
+        return kept if kept is not None and kept.nonce == order.nonce else None
+
+    def _review(self, order: Order) -> None:
+        study = self.setting.study
+        if order.site != self.setting.site:
+            raise RefusedError(f"the order is for {order.site}, this is {self.setting.site}")
+        if order.plan.study != study.study or order.plan.study_digest != study.digest:
+            raise RefusedError(f"the order is for another study or another version of {study.study}")
+        if order.site not in order.plan.roster:
+            raise RefusedError(f"{order.site} is not on the roster of round {order.plan.round}")
+
+    def _open_data(self) -> SiteData:
+        if self._data is None:
+            self._data = open_site_data(self.setting.study, self.setting.source, self.setting.state_folder)
+        return self._data
+
+    def _load(self, order: Order) -> LightningModule:
+        """Return the module with the order's weights, and with the site's personal entries over them."""
+        module = self._module()
+        weights = self._store.get(order.weights_digest)
+        if order.plan.instructions.get("personal") == "normalisation":
+            before = order.plan.round + (order.kind == "evaluate")
+            weights = {**weights, **load_personal(self.setting.state_folder, order.plan.training, before)}
+        load_entries(module, weights)
+        return module
+
+    def _train(self, order: Order, data: SiteData) -> Answer:
+        started = time.perf_counter()
+        module = self._load(order)
+        fetched = time.perf_counter()
+        result = train_site(module, data, self._training_order(order))
+        trained = time.perf_counter()
+        failpoint("site.trained")
+        weights = self._keep_personal(order, module, result)
+        written = self._store.put_update(_slot(order), weights)
+        answer = Answer(
+            kind="train",
+            site=order.site,
+            round=order.plan.round,
+            nonce=order.nonce,
+            status="done",
+            update=UpdateManifest(
+                weights_digest=written.weights_digest,
+                file_sha256=written.sha256,
+                bytes=written.bytes,
+                weight=float(result.samples),
+                steps=result.steps,
+                loss_sum=result.loss_sum,
+            ),
+            items=data.counts,
+            seconds={"fetch": fetched - started, "train": trained - fetched, "submit": time.perf_counter() - trained},
+        )
+        self._store.submit(_slot(order), answer)
+        failpoint("site.submitted")
+        return answer
+
+    def _training_order(self, order: Order) -> TrainingOrder:
+        study = self.setting.study
+        return TrainingOrder(
+            epochs=study.local.epochs,
+            steps=study.local.steps,
+            batch_size=study.local.batch_size,
+            balanced=study.task.imbalance == "balanced_sampling",
+            precision=study.local.precision,
+            device=study.local.device,
+            seed=derive_seed(study.seed, "train", order.site, order.plan.round),
+            proximal_weight=float(order.plan.instructions.get("proximal_weight", 0.0)),
+        )
+
+    def _keep_personal(self, order: Order, module: LightningModule, result: SiteResult) -> dict:
+        """Set aside what stays at the site; return what may be submitted."""
+        if order.plan.instructions.get("personal") != "normalisation":
+            return result.weights
+        mine = set(exchanged_entries(module).normalisation)
+        personal = {name: tensor for name, tensor in result.weights.items() if name in mine}
+        save_personal(self.setting.state_folder, order.plan.training, order.plan.round, personal)
+        return {name: tensor for name, tensor in result.weights.items() if name not in mine}
+
+    def _evaluate(self, order: Order, data: SiteData) -> Answer:
+        study = self.setting.study
+        started = time.perf_counter()
+        module = self._load(order)
+        sums = evaluate_site(
+            module, data, order.split, bins=study.evaluate.bins, threshold=study.task.threshold, device=study.local.device
+        )
+        return Answer(
+            kind="evaluate",
+            site=order.site,
+            round=order.plan.round,
+            nonce=order.nonce,
+            status="done",
+            sums=sums,
+            items=data.counts,
+            seconds={"evaluate": time.perf_counter() - started},
+        )
+
+    def _negative(self, order: Order, status: str, stage: str, reason: str) -> Answer:
+        counts = self._data.counts if self._data is not None else None
+        return Answer.model_validate(
+            {
+                "kind": order.kind,
+                "site": order.site,
+                "round": order.plan.round,
+                "nonce": order.nonce,
+                "status": status,
+                "stage": stage,
+                "reason": reason[:2000],
+                "items": counts,
+            }
+        )
+
+
+def _slot(order: Order) -> Slot:
+    """Return the write-once place of an order's update."""
+    return Slot(training=order.plan.training, round=order.plan.round, attempt=order.plan.attempt, site=order.site)
+
+
+def _about(order: Order) -> dict[str, str | int]:
+    """Return what the journal keeps of an order."""
+    return {
+        "training": order.plan.training,
+        "round": order.plan.round,
+        "attempt": order.plan.attempt,
+        "weights_digest": order.weights_digest,
+        "nonce": order.nonce,
+    }

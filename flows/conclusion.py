@@ -1,0 +1,113 @@
+"""The end of a training in MLflow: test results, figures, report, the champion."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from mlflow.entities import Metric
+
+from components.evaluation.figures import (
+    Participation,
+    calibration_figure,
+    comparison_figure,
+    convergence_figure,
+    participation_figure,
+    roc_figure,
+)
+from components.federation import pool_sums
+from components.sums_file import read_sums
+from components.tracking.aliases import move_champion
+from components.tracking.registry import RegisteredVersion, Registry
+from components.tracking.runs import Tracker
+from flows.recorder import flat
+from flows.reporting import write_report
+from flows.results import ALL_SITES, Results, test_results
+from flows.session import Session
+
+
+def conclude(session: Session, tracker: Tracker, registry: Registry) -> dict[str, Any]:
+    """Record what the training came to; may be repeated.
+
+    Returns:
+        The best version, where ``champion`` stands and why, and the report's place.
+    """
+    progress = session.progress()
+    best = session.ledger.rounds[progress.best_round]
+    name = session.study.study
+    version = registry.get(name, best.version or 0)
+    results = test_results(session.study, session.ledger, session.folder)
+    metric = f"validation/{session.metric}"
+    champion = move_champion(registry, name, training=session.training, metric=metric, mode=session.mode)
+    _log_tests(session, tracker, version, results)
+    figures = training_figures(session, results)
+    for place, content in figures.items():
+        tracker.log_bytes(place, content)
+    report = write_report(session, results, figures, champion)
+    tracker.log_text("report.html", report.read_text(encoding="utf-8"))
+    tracker.finish("FINISHED", "converged" if progress.converged else "all rounds done")
+    return {
+        "version": version.version,
+        "champion": champion.version,
+        "champion_reason": champion.reason,
+        "report": str(report),
+    }
+
+
+def training_figures(session: Session, results: Results) -> dict[str, bytes]:
+    """Draw what belongs to the whole training."""
+    ledger = session.ledger
+    evaluations = {number: session.evaluation(number) for number in sorted(ledger.rounds)}
+    pooled = {n: item.metrics[session.metric] for n, item in evaluations.items() if session.metric in item.metrics}
+    sites = {
+        site: {
+            number: item.site_metrics[site][session.metric].value
+            for number, item in evaluations.items()
+            if session.metric in item.site_metrics.get(site, {})
+        }
+        for site in session.sites
+    }
+    tested = pool_sums(session.study, read_sums(session.folder / "test.json", (ledger.tested or {}).get("evaluation"))["global"])
+    best = session.progress().best_round
+    figures = {
+        "figures/convergence.png": convergence_figure(session.metric, pooled, sites, best_round=best),
+        "figures/participation.png": participation_figure(participation(session)),
+        "figures/test_roc.png": roc_figure(tested.by_site, tested.pooled),
+        "figures/test_calibration.png": calibration_figure(tested.by_site, tested.pooled),
+    }
+    if ledger.compared is not None:
+        shown = {site: {m: row[m][session.metric] for m in row if session.metric in row[m]} for site, row in results.items()}
+        shown[ALL_SITES] = {m: e for m, e in shown[ALL_SITES].items() if not m.startswith("local:")}
+        figures["figures/comparison.png"] = comparison_figure(session.metric, shown)
+    return figures
+
+
+def participation(session: Session) -> dict[str, dict[int, Participation]]:
+    """Return what happened at each site in each round."""
+    grid: dict[str, dict[int, Participation]] = {site: {} for site in session.ledger.preparations}
+    for number, item in session.ledger.rounds.items():
+        for site in item.plan.roster:
+            grid[site][number] = "took part" if site in item.received else "refused"
+    return grid
+
+
+def _log_tests(session: Session, tracker: Tracker, version: RegisteredVersion, results: Results) -> None:
+    """Hang the test metrics on the best version's logged model and run, and on the sites' runs; once."""
+    number = session.progress().best_round
+    for site in session.sites:
+        models = results[site]
+        tests = {key: value for model, metrics in models.items() for key, value in flat(_split(model), metrics).items()}
+        tracker.log_round(number, tests, site=site)
+    models = {model: metrics for model, metrics in results[ALL_SITES].items() if not model.startswith("local:")}
+    tests = {key: value for model, metrics in models.items() for key, value in flat(_split(model), metrics).items()}
+    tracker.log_round(number, tests)
+    model = tracker.client.get_logged_model(version.model_id)
+    have = {metric.key for metric in model.metrics or []}
+    stamp = int(time.time() * 1000)
+    new = [Metric(key, value, stamp, number, model_id=version.model_id) for key, value in tests.items() if key not in have]
+    if new:
+        tracker.client.log_batch(version.run_id, metrics=new)
+
+
+def _split(model: str) -> str:
+    return {"global": "test", "local": "test_local_only", "pooled": "test_pooled_data"}[model]

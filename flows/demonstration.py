@@ -1,0 +1,59 @@
+"""``wardround demo``: three synthetic hospitals on this machine, from their files to a champion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from components.data.phantoms import write_demo_hospitals
+from components.errors import StorageError
+from flows import api
+from flows.results import print_results
+from flows.run import TrainingOutcome
+
+STUDIES = Path(__file__).resolve().parent.parent / "studies"
+SEED = 2026
+
+
+def run(console: Console, *, home: Path, fresh: bool, dispatcher: str) -> None:
+    """Write the hospitals' files, if they are not there, and train over them."""
+    hospitals = home / "demo-hospitals"
+    if not (hospitals / "README.txt").exists():
+        console.print("Writing three hospitals' [bold]synthetic[/bold] images (DICOM, NIfTI, PNG with a CSV) ...")
+        write_demo_hospitals(hospitals, seed=SEED)
+    console.print(f"The data is synthetic: {escape(str(hospitals))}")
+    study = STUDIES / "demo.yaml"
+    if not study.exists():
+        raise StorageError(f"the demo's study is not at {study}: run from a checkout, or install the wheel again")
+    overrides = {"sites": [{"name": item.name, "path": str(item)} for item in sorted(hospitals.iterdir()) if item.is_dir()]}
+    outcome = api.simulate(study, overrides=overrides, home=home, fresh=fresh, dispatcher=dispatcher, console=console)
+    print_outcome(console, outcome)
+    image = next(iter(sorted(hospitals.rglob("*.dcm"))), hospitals)
+    console.print("What to try next:")
+    console.print("  wardround ui                                   # the rounds in Prefect, the versions in MLflow")
+    console.print(f"  wardround predict models:/{outcome.study.study}@champion {escape(_short(image))}")
+    console.print("  wardround simulate studies/pneumonia.yaml      # real chest films, three virtual hospitals")
+
+
+def print_outcome(console: Console, outcome: TrainingOutcome) -> None:
+    """Print how a training ended and what its best model is worth."""
+    result = outcome.result
+    console.print()
+    console.print(
+        f"{outcome.training}: {result['reason']}; round {result['best_round']} is best, "
+        f"[bold]{outcome.study.study} version {result['version']}[/bold]; champion is version {result['champion']} "
+        f"({escape(result['champion_reason'])})."
+    )
+    console.print()
+    print_results(console, outcome.study, outcome.tests)
+    console.print(f"Report: {escape(_short(Path(result['report'])))}", soft_wrap=True)
+
+
+def _short(path: Path) -> str:
+    """Return a path as one would type it from here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

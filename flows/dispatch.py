@@ -1,0 +1,294 @@
+"""Dispatchers that run the sites on this machine: in this process, or in a pool of processes."""
+
+from __future__ import annotations
+
+import contextvars
+import itertools
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from components import errors
+from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
+from components.rounds import Answer, Order
+from components.study import Study
+
+if TYPE_CHECKING:
+    from flows.site_process import SiteHost
+
+T = TypeVar("T")
+RunOrder = Callable[["SiteHost", Order], Answer]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class InProcessDispatcher:
+    """Runs every site in this process, one order at a time, in a thread of its own.
+
+    The place for a debugger; `PoolDispatcher` is faster wherever there are two cores.
+
+    Args:
+        settings: The sites, by name.
+        run: How an order is run; by default plainly, `flows.site.run_site_flow` makes it a Prefect run.
+    """
+
+    def __init__(self, settings: Mapping[str, SiteSetting], run: RunOrder | None = None) -> None:
+        self._settings = dict(settings)
+        self._run = run or (lambda host, order: host.answer(order))
+        self._work = ThreadPoolExecutor(1, thread_name_prefix="sites")
+        self._made: SiteHost | None = None
+
+    def initialise(self, study: Study) -> Future[InitialModel]:
+        """See `components.dispatch.Dispatcher`."""
+        return self._work.submit(lambda: self._host().initialise(study))
+
+    def prepare(self, site: str) -> Future[Preparation]:
+        """See `components.dispatch.Dispatcher`."""
+        return self._work.submit(lambda: self._host().prepare(site))
+
+    def submit(self, order: Order) -> Future[Answer]:
+        """See `components.dispatch.Dispatcher`."""
+        # The context of the flow that sends the order goes along, so that the site's run becomes its subflow.
+        context = contextvars.copy_context()
+        return self._work.submit(context.run, lambda: self._run(self._host(), order))
+
+    def build_template(self, study: Study, folder: Path) -> Future[Path]:
+        """See `components.dispatch.Dispatcher`."""
+        return self._work.submit(lambda: self._host().build_template(study, folder))
+
+    def close(self) -> None:
+        """Wait for the order in hand, drop the rest, let go of the sites' journals."""
+        self._work.shutdown(cancel_futures=True)
+        if self._made is not None:
+            self._made.close()
+
+    def _host(self) -> SiteHost:
+        if self._made is None:
+            from flows.site_process import SiteHost  # torch and Lightning, only in the process that trains
+
+            self._made = SiteHost(self._settings)
+        return self._made
+
+
+class _Child:
+    """One child of a site process: a socket, and the calls that wait for an answer on it."""
+
+    def __init__(self, connection: socket.socket, lost: Callable[[_Child], None]) -> None:
+        self._connection = connection
+        self._lost = lost
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self.waiting: dict[int, tuple[str, dict[str, Any], Future[Any]]] = {}
+        threading.Thread(target=self._read, daemon=True, name="site-process").start()
+
+    def call(self, name: str, payload: dict[str, Any], future: Future[Any]) -> None:
+        with self._lock:
+            number = next(self._numbers)
+            self.waiting[number] = (name, payload, future)
+        line = json.dumps({"id": number, "call": name, "payload": payload}).encode() + b"\n"
+        try:
+            self._connection.sendall(line)
+        except OSError:
+            return  # the reader sees the same end of the connection and reports it
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def _read(self) -> None:
+        try:
+            with self._connection.makefile("rb") as lines:
+                for line in lines:
+                    self._resolve(json.loads(line))
+        except (OSError, ValueError):
+            pass
+        self._lost(self)
+
+    def _resolve(self, answer: dict[str, Any]) -> None:
+        with self._lock:
+            _, _, future = self.waiting.pop(answer["id"])
+        if "error" in answer:
+            kind = getattr(errors, answer["error"]["kind"] or "WardRoundError")
+            message = answer["error"]["message"]
+            future.set_exception(kind(message) if kind is not errors.SiteError else errors.WardRoundError(message))
+        else:
+            future.set_result(answer["result"])
+
+
+class PoolDispatcher:
+    """Runs the sites in a pool of processes; each site stays in one, with its data and network warm.
+
+    Sites are assigned by size, largest first, to the least loaded process. A process that dies is
+    replaced once and its calls are made again (an order made twice trains once); a second death fails
+    them with `SiteError`.
+
+    Args:
+        settings: The sites, by name.
+        processes: How many processes train; one more exports the network for its users.
+        sizes: Items of each site, as far as known, for the assignment.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, SiteSetting], *, processes: int, sizes: Mapping[str, int] | None = None
+    ) -> None:
+        if processes < 1:
+            raise ValueError(f"processes must be 1 or more, given {processes}")
+        self._settings = dict(settings)
+        self._closed = False
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._replaced: set[int] = set()
+        self._assigned = assign(list(settings), processes, sizes or {})
+        self._children = self._start(processes + 1)
+
+    def initialise(self, study: Study) -> Future[InitialModel]:
+        """See `components.dispatch.Dispatcher`."""
+        return self._call(-1, "initialise", {"study": study.model_dump_json()}, InitialModel.model_validate)
+
+    def prepare(self, site: str) -> Future[Preparation]:
+        """See `components.dispatch.Dispatcher`."""
+        return self._call(self._assigned[site], "prepare", {"site": site}, Preparation.model_validate)
+
+    def submit(self, order: Order) -> Future[Answer]:
+        """See `components.dispatch.Dispatcher`."""
+        return self._call(
+            self._assigned[order.site], "answer", {"order": order.model_dump_json()}, Answer.model_validate
+        )
+
+    def build_template(self, study: Study, folder: Path) -> Future[Path]:
+        """See `components.dispatch.Dispatcher`."""
+        return self._call(-1, "build_template", {"study": study.model_dump_json(), "folder": str(folder)}, Path)
+
+    def close(self) -> None:
+        """End the processes; orders in flight are abandoned."""
+        self._closed = True
+        for child in self._children:
+            child.close()
+        for process in self._processes:
+            with_group(process, signal.SIGKILL)
+            process.wait()
+
+    def _call(self, index: int, name: str, payload: dict[str, Any], parse: Callable[[Any], T]) -> Future[T]:
+        raw: Future[Any] = Future()
+        parsed: Future[T] = Future()
+        raw.add_done_callback(lambda done: _pass_on(done, parsed, parse))
+        self._children[index].call(name, payload, raw)
+        return parsed
+
+    def _start(self, count: int) -> list[_Child]:
+        pairs = [socket.socketpair() for _ in range(count)]
+        theirs = [pair[1].fileno() for pair in pairs]
+        threads = os.environ.get("WARDROUND_THREADS", "1")
+        process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
+            [sys.executable, "-m", "flows.site_process", *map(str, theirs)],
+            stdin=subprocess.PIPE,
+            pass_fds=theirs,
+            start_new_session=True,  # Ctrl-C is the coordinator's to handle
+            env={**os.environ, **_child_environment(threads)},
+        )
+        for pair in pairs:
+            pair[1].close()
+        self._processes.append(process)
+        settings = json.dumps([setting.model_dump(mode="json") for setting in self._settings.values()])
+        threading.Thread(target=_send_settings, args=(process, settings.encode()), daemon=True).start()
+        return [_Child(pair[0], self._child_lost) for pair in pairs]
+
+    def _child_lost(self, child: _Child) -> None:
+        if self._closed or child not in self._children:
+            return
+        index = self._children.index(child)
+        waiting = list(child.waiting.values())
+        if index in self._replaced:
+            for name, _, future in waiting:
+                future.set_exception(errors.WardRoundError(f"the process that should {name} died twice"))
+            return
+        self._replaced.add(index)
+        self._children[index] = self._start(1)[0]
+        for name, payload, future in waiting:
+            self._children[index].call(name, payload, future)
+
+
+def assign(sites: Sequence[str], processes: int, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Assign sites to processes, the largest first, each to the least loaded process.
+
+    >>> assign(["a", "b", "c"], 2, {"a": 60, "b": 25, "c": 15})
+    {'a': 0, 'b': 1, 'c': 1}
+    """
+    load = [0] * processes
+    assigned = {}
+    for site in sorted(sites, key=lambda name: (-sizes.get(name, 1), name)):
+        index = load.index(min(load))
+        load[index] += max(sizes.get(site, 1), 1)
+        assigned[site] = index
+    return assigned
+
+
+def with_group(process: subprocess.Popen[bytes], signal_number: int) -> None:
+    """Send a signal to a process and to the children it forked."""
+    try:
+        os.killpg(process.pid, signal_number)
+    except ProcessLookupError:
+        return
+
+
+def open_dispatcher(kind: str, settings: Mapping[str, SiteSetting], sizes: Mapping[str, int]) -> Dispatcher:
+    """Open a dispatcher by name.
+
+    Args:
+        kind: ``in-process``, ``processes:N``, or ``auto`` (as many processes as cores or sites, whichever
+            is smaller).
+        settings: The sites, by name.
+        sizes: Items of each site, as far as known.
+
+    Raises:
+        ValueError: If there is no such dispatcher.
+    """
+    name, _, number = kind.partition(":")
+    if kind == "in-process":
+        return InProcessDispatcher(settings, _run_as_flow)
+    if kind == "auto":
+        return PoolDispatcher(settings, processes=min(os.cpu_count() or 1, len(settings)), sizes=sizes)
+    if name == "processes" and number.isdigit() and int(number) >= 1:
+        return PoolDispatcher(settings, processes=int(number), sizes=sizes)
+    raise ValueError(f"dispatcher is {kind!r}; give auto, in-process or processes:N with N of 1 or more")
+
+
+def _run_as_flow(host: SiteHost, order: Order) -> Answer:
+    """Run an order as a Prefect flow run of its own."""
+    from flows.site import run_site_flow  # Prefect, only once its settings are known
+
+    return run_site_flow(host, order)
+
+
+def _child_environment(threads: str) -> dict[str, str]:
+    """Return what a site process needs in its environment."""
+    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
+    return {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for a GPU must not initialise CUDA before the fork
+        "PYTHONPATH": path,
+    }
+
+
+def _send_settings(process: subprocess.Popen[bytes], settings: bytes) -> None:
+    """Hand the settings to a site process without waiting for its imports."""
+    assert process.stdin is not None
+    try:
+        process.stdin.write(settings)
+        process.stdin.close()
+    except OSError:
+        return  # it died; its sockets tell
+
+
+def _pass_on(done: Future[Any], parsed: Future[T], parse: Callable[[Any], T]) -> None:
+    """Resolve one future from another, through a parser."""
+    try:
+        parsed.set_result(parse(done.result()))
+    except Exception as error:
+        parsed.set_exception(error)

@@ -1,0 +1,54 @@
+"""Reading journals for people: ``wardround journal``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from components.errors import JournalError
+from components.journal import read, verify
+
+
+def journal_path(name: str, home: Path) -> Path:
+    """Find a journal by its path or by its study's name.
+
+    Raises:
+        JournalError: If there is none.
+    """
+    given = Path(name)
+    if given.is_file():
+        return given
+    if given.is_dir() and (given / "journal.jsonl").is_file():
+        return given / "journal.jsonl"
+    path = home / "trainings" / name / "journal.jsonl"
+    if path.is_file():
+        return path
+    known = sorted(item.parent.name for item in (home / "trainings").glob("*/journal.jsonl"))
+    there = f"there are journals of {', '.join(known)}" if known else "nothing has been run there yet"
+    raise JournalError(f"no journal of {name!r} in {home}: {there}")
+
+
+def show(console: Console, name: str, home: Path, *, full: bool) -> None:
+    """Print each event of a journal on a line."""
+    for entry in read(journal_path(name, home)):
+        data = json.dumps(dict(entry.data), sort_keys=True)
+        text = data if full else _short(data)
+        console.print(f"{entry.seq:>5}  {entry.time}  [bold]{entry.event:<18}[/bold] {escape(text)}", soft_wrap=True)
+
+
+def verify_journal(console: Console, name: str, home: Path) -> None:
+    """Check a journal and say what was checked.
+
+    Raises:
+        JournalError: At the first line that is not what its predecessor and its hash say.
+    """
+    path = journal_path(name, home)
+    report = verify(path)
+    console.print(f"[green]{escape(str(path))}: {report.entries} entries, the chain holds[/green], {report.last_hash[:16]}")
+
+
+def _short(text: str, most: int = 120) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"

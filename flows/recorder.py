@@ -1,0 +1,257 @@
+"""What a training leaves in MLflow, written by a thread of its own beside the training.
+
+One thread, one queue: versions are registered in the order of their rounds, and no round waits for the
+registry. Everything may be called again after a crash; the tracker and the registry look up before they
+create.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from components.evaluation.figures import calibration_figure, roc_figure
+from components.evaluation.intervals import Estimate
+from components.errors import StorageError
+from components.federation import Evaluation, load_state
+from components.ledger import RoundLedger
+from components.study import Study
+from flows.servers import check_reachable
+from flows.version import code_version
+
+if TYPE_CHECKING:
+    from components.tracking.package import Template
+    from components.tracking.registry import Registry
+    from components.tracking.runs import RunStatus, Tracker
+    from flows.session import Session
+
+# components.tracking is imported by the recorder's own thread: MLflow takes seconds to import and to open
+# its database, while the main thread has a training to start.
+
+MLFLOW_UI = "http://127.0.0.1:5000"
+PREFECT_UI = "http://127.0.0.1:4200"
+
+
+def tracking_uri(home: Path) -> str:
+    """Return the user's own tracking server (``MLFLOW_TRACKING_URI``), or the database in the home folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+
+
+class Recorder:
+    """Records one training.
+
+    Args:
+        study: The study.
+        home: Folder of everything recorded.
+
+    Raises:
+        ServiceError: If ``MLFLOW_TRACKING_URI`` names a server that does not answer.
+    """
+
+    def __init__(self, study: Study, home: Path) -> None:
+        self._study, self._home, self._uri = study, home, tracking_uri(home)
+        check_reachable(self._uri, name="MLflow")
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
+        self._opened: Future[tuple[Tracker, Registry]] = self._thread.submit(self._open)
+        self._template: Future[Template] | None = None
+        self._started: Future[None] | None = None
+
+    def __enter__(self) -> Recorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._thread.shutdown()
+
+    def start(self, session: Session, flow_run: str) -> None:
+        """Open the training's runs, and have the network exported, both in the background."""
+        self._started = self._thread.submit(self._start, session, flow_run)
+        self._template = self._thread.submit(self._find_template, session)
+
+    def register(self, session: Session, number: int) -> Future[int]:
+        """Register the version of a round and record its metrics; the future holds the version's number."""
+        return self._thread.submit(self._register, session, number)
+
+    def conclude(self, session: Session) -> Future[dict[str, Any]]:
+        """Record the test results, figures and report, move ``champion`` by its rule, end the runs."""
+        from flows.conclusion import conclude  # it brings MLflow, which by now is there
+
+        return self._thread.submit(lambda: conclude(session, *self._opened.result()))
+
+    def finish(self, status: RunStatus, reason: str = "") -> None:
+        """End the training's runs; wait until that is recorded."""
+        if self._started is not None and self._started.done() and self._started.exception() is None:
+            self._thread.submit(lambda: self._opened.result()[0].finish(status, reason)).result()
+
+    def version_url(self, name: str, version: int | None) -> str:
+        """Return the address of a version's page in the MLflow UI."""
+        return f"{self._ui()}/#/models/{name}/versions/{version}"
+
+    def _ui(self) -> str:
+        return self._uri.rstrip("/") if self._uri.startswith("http") else MLFLOW_UI
+
+    def _open(self) -> tuple[Tracker, Registry]:
+        from components.tracking.registry import Registry
+        from components.tracking.runs import Tracker
+
+        root = None if self._uri.startswith("http") else self._home / "artifacts"
+        return Tracker(self._uri, experiment=self._study.study, artifact_root=root), Registry(self._uri)
+
+    def _find_template(self, session: Session) -> Template:
+        """Return the study's template; if there is none of these libraries, have a site process export one."""
+        from components.tracking.package import find_template
+
+        folder = self._home / "templates" / session.study.digest[:16]
+        found = find_template(folder, session.study)
+        if found is None:
+            session.dispatcher.build_template(session.study, folder).result()
+            found = find_template(folder, session.study)
+        if found is None:
+            raise StorageError(f"the exported network in {folder} cannot be read back: remove the folder and try again")
+        return found
+
+    def _start(self, session: Session, flow_run: str) -> None:
+        from components.tracking.datasets import SiteDataset
+
+        tracker, _ = self._opened.result()
+        study = session.study
+        params = {
+            "strategy": study.strategy.name,
+            **{f"strategy.{name}": value for name, value in study.strategy.hyperparameters.items()},
+            "network": study.network.name,
+            **{f"network.{name}": value for name, value in study.network.arguments.items()},
+            "rounds.max": study.rounds.max,
+            **{f"local.{name}": value for name, value in study.local.model_dump(exclude={"optimizer"}).items()},
+            **{f"optimizer.{name}": value for name, value in study.local.optimizer.model_dump().items()},
+            "seed": study.seed,
+            "sites": len(session.sites),
+            "parameters": session.ledger.initial.parameters,
+        }
+        link = f"{_prefect_ui()}/runs/flow-run/{flow_run}"
+        tags = {"wardround.prefect_url": link, "wardround.code_version": code_version()}
+        tracker.start_training(session.training, study=study, params=params, tags=tags)
+        for site, found in sorted(session.ledger.preparations.items()):
+            if found.items is not None:
+                dataset = SiteDataset(site, found.data_digest, found.items, found.class_counts, study.task.classes)
+                tracker.log_site_data(dataset)
+
+    def _register(self, session: Session, number: int) -> int:
+        from components.tracking.aliases import move_best
+        from components.tracking.package import write_package
+        from components.tracking.registry import Release
+
+        if self._started is None or self._template is None:
+            raise ValueError("start the recorder before registering")
+        self._started.result()
+        tracker, registry = self._opened.result()
+        item = session.ledger.rounds[number]
+        evaluation = session.evaluation(number)
+        self._log_round(tracker, item, evaluation)
+        state = load_state(session.store, item.require_state())
+        with TemporaryDirectory(dir=self._home) as folder:
+            package = write_package(
+                self._template.result(),
+                Path(folder) / "package",
+                state,
+                lineage=lineage(session, number),
+                extra_files=version_figures(evaluation),
+            )
+            release = Release(
+                name=session.study.study,
+                training=session.training,
+                round=number,
+                run_id=tracker.run_id,
+                package=package,
+                metrics=flat("validation", evaluation.metrics),
+                tags=version_tags(session, number),
+                evaluation_data=evaluation_data(session),
+                description=f"Round {number} of {session.training}; sites: {', '.join(item.took_part)}.",
+            )
+            version = registry.register(release)
+        move_best(registry, version, metric=f"validation/{session.metric}", mode=session.mode)
+        return version.version
+
+    def _log_round(self, tracker: Tracker, item: RoundLedger, evaluation: Evaluation) -> None:
+        """Record each site's own metrics, and what of the round is no version's."""
+        number = item.plan.round
+        for site, metrics in evaluation.site_metrics.items():
+            answer = item.received.get(site)
+            training = {f"training/{name}_s": value for name, value in answer.seconds.items()} if answer else {}
+            if answer and answer.update:
+                training["training/loss"] = answer.update.loss_sum / answer.update.weight
+            tracker.log_round(number, {**flat("validation", metrics), **training}, site=site)
+        tracker.log_round(number, {"round/seconds": item.seconds, "round/sites": len(item.received)})
+
+
+def flat(split: str, metrics: Mapping[str, Estimate]) -> dict[str, float]:
+    """Return metrics, ends of their intervals and supports as MLflow has them: one number to a name."""
+    numbers: dict[str, float] = {}
+    for name, estimate in metrics.items():
+        numbers[f"{split}/{name}"] = estimate.value
+        numbers[f"{split}/{name}_low"], numbers[f"{split}/{name}_high"] = estimate.low, estimate.high
+        numbers[f"{split}/{name}_support"] = estimate.support
+    return numbers
+
+
+def lineage(session: Session, number: int) -> dict[str, Any]:
+    """Return where a version comes from, without clock times: the same round always has the same lineage."""
+    item = session.ledger.rounds[number]
+    previous = session.ledger.rounds.get(number - 1)
+    return {
+        "study": session.study.study,
+        "study_digest": session.study.digest,
+        "training": session.training,
+        "round": number,
+        "strategy": session.study.strategy.model_dump(mode="json"),
+        "base_version": previous.version if previous else None,
+        "base_digest": item.plan.base_digest,
+        "roster": item.plan.roster,
+        "took_part": item.took_part,
+        "items": {site: _items(session, site) for site in item.plan.roster},
+        "code_version": session.ledger.started.get("code_version", code_version()),
+    }
+
+
+def version_tags(session: Session, number: int) -> dict[str, str]:
+    """Return a version's lineage as tags a person can read and search."""
+    facts = lineage(session, number)
+    plain = {key: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for key, value in facts.items()}
+    plain["base_version"] = str(facts["base_version"] or "initial weights")
+    plain["strategy"] = facts["strategy"]["name"]
+    plain["roster"], plain["took_part"] = ", ".join(facts["roster"]), ", ".join(facts["took_part"])
+    return {f"wardround.{key}": value for key, value in plain.items()}
+
+
+def evaluation_data(session: Session) -> str:
+    """Return the digest of the data the versions of a training are judged on."""
+    found = {site: session.ledger.preparations[site].data_digest for site in session.sites}
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
+
+
+def version_figures(evaluation: Evaluation) -> dict[str, bytes]:
+    """Draw what belongs to a version: ROC curve and calibration on the validation items."""
+    return {
+        "figures/roc.png": roc_figure(evaluation.by_site, evaluation.pooled),
+        "figures/calibration.png": calibration_figure(evaluation.by_site, evaluation.pooled),
+    }
+
+
+def _items(session: Session, site: str) -> dict[str, int]:
+    found = session.ledger.preparations[site].items
+    return {"used": found.usable, "expected": found.expected} if found else {"used": 0, "expected": 0}
+
+
+def _prefect_ui() -> str:
+    """Return the address of the Prefect UI: the user's own server's, or where ``wardround ui`` serves it."""
+    return os.environ.get("WARDROUND_PREFECT_UI") or PREFECT_UI
+
+
+def open_recorder(study: Study, home: Path) -> Recorder:
+    """Open a training's recorder; see `Recorder`."""
+    return Recorder(study, home)

@@ -1,0 +1,83 @@
+"""What came out of a training: each model's test metrics by site, and how a person sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from components.comparison import POOLED
+from components.evaluation.histograms import add_sums
+from components.evaluation.intervals import Estimate, estimate_text
+from components.federation import metrics_of
+from components.ledger import TrainingLedger
+from components.rounds import ScoreSums
+from components.study import Study
+from components.sums_file import read_sums
+
+ALL_SITES = "all sites"
+Results = dict[str, dict[str, dict[str, Estimate]]]
+
+
+def test_results(study: Study, ledger: TrainingLedger, folder: Path) -> Results:
+    """Return the test metrics of every model, by site.
+
+    Args:
+        study: The study.
+        ledger: The training.
+        folder: The training's folder beside the journal.
+
+    Returns:
+        By site, and for `ALL_SITES` (pooled from sums), by model (``local``, ``global``, ``pooled``), the
+        metrics. A site's local model is judged on the site's own test items; for `ALL_SITES`, each local
+        model is judged on everybody's, as ``local:SITE``. Empty before the training was tested.
+    """
+    if ledger.tested is None:
+        return {}
+    sums = read_sums(folder / "test.json", ledger.tested["evaluation"])
+    if ledger.compared is not None:
+        sums |= read_sums(folder / "compared.json", ledger.compared["evaluation"])
+    sites = sorted(sums["global"])
+    results: Results = {site: _at_site(study, sums, site) for site in sites}
+    pooled = {model: add_sums([by_site[site] for site in sites if site in by_site]) for model, by_site in sums.items()}
+    results[ALL_SITES] = {model: metrics_of(study, item) for model, item in pooled.items()}
+    return results
+
+
+def results_table(results: Results, metric: str) -> Table:
+    """Return the test results as a table: a row for each site, a column for each model, with 95 % intervals."""
+    models = [name for name in ("local", "global", "pooled") if any(name in row for row in results.values())]
+    table = Table(title=f"Test {metric.replace('_', ' ')} (95 % interval)", title_justify="left")
+    table.add_column("hospital")
+    for model in models:
+        table.add_column({"local": "local only", "global": "federated", "pooled": "pooled data"}[model])
+    table.add_column("test items", justify="right")
+    for site, row in results.items():
+        if site == ALL_SITES:
+            table.add_section()
+        cells = [_cell(row, model, metric) for model in models]
+        support = row.get("global", {}).get(metric)
+        table.add_row(escape(site), *cells, str(support.support) if support else "")
+    return table
+
+
+def print_results(console: Console, study: Study, results: Results) -> None:
+    """Print the results of the study's own metric."""
+    metric = study.rounds.convergence.metric if study.rounds.convergence else "auroc"
+    console.print(results_table(results, metric))
+    local = [row[metric] for name, row in results[ALL_SITES].items() if name.startswith("local:") and metric in row]
+    if local:
+        mean = sum(item.value for item in local) / len(local)
+        console.print(f"Each local-only model on the test items of all sites: {mean:.4f} on average.")
+
+
+def _at_site(study: Study, sums: dict[str, dict[str, ScoreSums]], site: str) -> dict[str, dict[str, Estimate]]:
+    models = {"local": f"local:{site}", "global": "global", "pooled": POOLED}
+    found = {name: sums.get(model, {}).get(site) for name, model in models.items()}
+    return {name: metrics_of(study, item) for name, item in found.items() if item is not None}
+
+
+def _cell(row: dict[str, dict[str, Estimate]], model: str, metric: str) -> str:
+    return estimate_text(row[model].get(metric), 3) if model in row else ""

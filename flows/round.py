@@ -1,0 +1,244 @@
+"""One federated round: train at the sites, collect, aggregate, evaluate, register.
+
+The round's orders are sent by `open_round` before its Prefect run exists, so that no site waits for
+bookkeeping; the flow then follows the work. What comes after the decision (registering the version,
+the round's artifact) runs beside the next round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import Future
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import acreate_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Cancelled, State
+
+from components.errors import QuorumError, SiteError, WardRoundError
+from components.federation import (
+    Evaluation,
+    evaluation_order,
+    plan_round,
+    pool,
+    receive,
+    save_state,
+    slot_of,
+    training_order,
+    updates_of,
+)
+from components.ledger import RoundLedger
+from components.rounds import Answer, RoundPlan, ServerState, Split
+from flows.session import Interrupted, OpenRound, Session, current_session
+
+
+def open_round(session: Session, state: ServerState, number: int) -> OpenRound:
+    """Plan a round, or take up its plan again, and send what is still missing.
+
+    An update that is already in its slot is not asked for again: the site may have finished while no
+    coordinator was there.
+    """
+    item = session.ledger.rounds.get(number)
+    if item is None:
+        base = session.digest_after(number - 1)
+        plan = plan_round(
+            session.study, session.strategy, state, training=session.training, sites=session.sites, base_digest=base
+        )
+        session.record("round_planned", round=number, plan=plan.model_dump(mode="json"))
+        item = session.ledger.rounds[number]
+    session.watcher.round_opened(number, item.plan.roster)
+    answers: dict[str, Future[Answer]] = {}
+    if item.state is None:
+        answers = {site: _ask(session, item.plan, site) for site in item.plan.roster if site not in item.received}
+    decided = asyncio.get_running_loop().create_future()
+    session.open_rounds[number] = OpenRound(number, state, answers, decided, time.monotonic())
+    return session.open_rounds[number]
+
+
+@flow(name="federated-round", flow_run_name="round {number} of {training}", persist_result=False)
+async def federated_round(number: int, training: str) -> dict[str, Any] | State[Any]:
+    """Follow a round to its registered version.
+
+    Args:
+        number: Number of the round, counted from 1.
+        training: Identifier of the training.
+
+    Returns:
+        The version's number and its pooled metrics.
+
+    Raises:
+        QuorumError: If too few sites delivered before the deadline.
+    """
+    session = current_session()
+    opened = session.open_rounds[number]
+    item = session.ledger.rounds[number]
+    try:
+        if item.state is None:
+            await _collect(session, opened, item)
+            await aggregate_updates(number)
+        if item.evaluation is None:
+            await _evaluate(session, opened, item)
+        opened.decided.set_result(None)
+        version = await register_version(number)
+    except Interrupted as stopped:
+        return Cancelled(message=str(stopped))
+    await acreate_markdown_artifact(
+        key=f"round-{number}-of-{training}".lower().replace("_", "-").replace(".", "-"),
+        markdown=round_table(session, number),
+        description=f"Round {number} of {training}: who took part, and version {version}",
+    )
+    del session.open_rounds[number]
+    return {"round": number, "version": version, "metrics": item.metrics}
+
+
+@task(name="train", task_run_name="train at {site}", cache_policy=NO_CACHE, persist_result=False)
+async def follow_training(site: str, number: int) -> dict[str, Any]:
+    """Wait for one site's update, check it, and write it into the journal."""
+    session = current_session()
+    opened, plan = session.open_rounds[number], session.ledger.rounds[number].plan
+    left = plan.deadline_s - (time.monotonic() - opened.started)
+    try:
+        answer = await session.wait(opened.answers[site], timeout_s=max(left, 0))
+        order = training_order(plan, site)
+        await asyncio.to_thread(receive, order, answer, opened.state, session.store, left_out=session.left_out)
+    except Interrupted:
+        raise
+    except (WardRoundError, TimeoutError) as error:
+        reason = str(error) or f"no answer within {plan.deadline_s:g} s"
+        session.record("update_refused", round=number, site=site, reason=reason)
+        session.watcher.site_done(number, site, ok=False)
+        raise SiteError(reason, site=site, round_number=number, stage="train") from None
+    session.record("update_received", round=number, site=site, answer=answer.model_dump(mode="json"))
+    session.watcher.site_done(number, site, ok=True)
+    return {"samples": answer.update.weight if answer.update else 0, **answer.seconds}
+
+
+@task(name="aggregate", task_run_name="aggregate round {number}", cache_policy=NO_CACHE, persist_result=False)
+async def aggregate_updates(number: int) -> dict[str, Any]:
+    """Make the next state of the received updates, in the order of the sites' names."""
+    session = current_session()
+    opened, item = session.open_rounds[number], session.ledger.rounds[number]
+
+    def aggregate() -> ServerState:
+        updates = updates_of(item.plan, item.received, session.store)
+        return session.strategy.aggregate(opened.state, updates)
+
+    opened.state = await asyncio.to_thread(aggregate)
+    ref = await asyncio.to_thread(save_state, session.store, opened.state)
+    session.record("aggregated", round=number, state=ref.model_dump(mode="json"), took_part=item.took_part)
+    return {"weights": ref.weights, "took_part": item.took_part}
+
+
+@task(name="evaluate", task_run_name="evaluate at {site} ({split})", cache_policy=NO_CACHE, persist_result=False)
+async def follow_evaluation(site: str, number: int, split: Split) -> Answer:
+    """Let one site evaluate the weights a round ended with."""
+    session = current_session()
+    item = session.ledger.rounds[number]
+    order = evaluation_order(item.plan, site, item.require_state().weights, split)
+    try:
+        answer = await session.wait(session.dispatcher.submit(order), timeout_s=item.plan.deadline_s)
+    except TimeoutError:
+        raise SiteError("no answer in time", site=site, round_number=number, stage="evaluate") from None
+    if answer.status != "done" or answer.sums is None:
+        raise SiteError(answer.reason, site=site, round_number=number, stage="evaluate")
+    return answer
+
+
+@task(name="register", task_run_name="register round {number}", cache_policy=NO_CACHE, persist_result=False)
+async def register_version(number: int) -> int:
+    """Register the version of a round, unless that has happened; then commit the round."""
+    session = current_session()
+    item = session.ledger.rounds[number]
+    if item.version is None:
+        version = await asyncio.wrap_future(session.recorder.register(session, number))
+        session.record("committed", round=number, version=version)
+        session.watcher.version_registered(number, version)
+        await asyncio.to_thread(session.sweep)
+    assert item.version is not None
+    return item.version
+
+
+async def evaluate_everywhere(session: Session, number: int, split: Split) -> Evaluation:
+    """Evaluate a round's weights at every ready site and pool the sums.
+
+    Raises:
+        QuorumError: If no site could evaluate.
+    """
+    states = await asyncio.gather(
+        *(follow_evaluation(site, number, split, return_state=True) for site in session.sites)
+    )
+    answers: dict[str, Answer] = {}
+    reasons: list[str] = []
+    for site, state in zip(session.sites, states, strict=True):
+        outcome = await state.aresult(raise_on_failure=False)
+        if isinstance(outcome, Interrupted):
+            raise outcome
+        if isinstance(outcome, Answer):
+            answers[site] = outcome
+        else:
+            reasons.append(str(outcome))
+    if not answers:
+        raise QuorumError(f"no site could evaluate round {number}: {'; '.join(reasons)}")
+    return await asyncio.to_thread(pool, session.study, answers)
+
+
+async def _collect(session: Session, opened: OpenRound, item: RoundLedger) -> None:
+    """Wait for the sites' updates until all are there or the deadline; check the quorum."""
+    states = await asyncio.gather(
+        *(follow_training(site, opened.number, return_state=True) for site in sorted(opened.answers))
+    )
+    for state in states:
+        outcome = await state.aresult(raise_on_failure=False)
+        if isinstance(outcome, BaseException) and not isinstance(outcome, SiteError):
+            raise outcome
+    if len(item.received) < item.plan.quorum:
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(item.refused.items()))
+        raise QuorumError(
+            f"round {opened.number} has {len(item.received)} of the {item.plan.quorum} updates it needs. {reasons}. "
+            "Mend the sites and run the same command: what arrived is kept; or lower rounds.quorum in the study"
+        )
+
+
+async def _evaluate(session: Session, opened: OpenRound, item: RoundLedger) -> None:
+    """Evaluate the new state at every site and write the decision's ground into the journal."""
+    evaluation = await evaluate_everywhere(session, opened.number, "validation")
+    seconds = time.monotonic() - opened.started
+    digest = session.keep_evaluation(f"round-{opened.number:04d}", evaluation)
+    metrics = {name: estimate.value for name, estimate in evaluation.metrics.items()}
+    session.record("evaluated", round=opened.number, evaluation=digest, metrics=metrics, seconds=seconds)
+    session.watcher.round_decided(opened.number, metrics.get(session.metric), seconds)
+
+
+def _ask(session: Session, plan: RoundPlan, site: str) -> Future[Answer]:
+    """Return a future of a site's answer: the one in its slot, or one to come."""
+    kept = session.store.slot_answer(slot_of(plan, site))
+    if kept is not None and kept.nonce == training_order(plan, site).nonce:
+        done: Future[Answer] = Future()
+        done.set_result(kept)
+        return done
+    return session.dispatcher.submit(training_order(plan, site))
+
+
+def round_table(session: Session, number: int) -> str:
+    """Return the round as a markdown table for the Prefect UI."""
+    item = session.ledger.rounds[number]
+    lines = [
+        f"## Round {number}: version {item.version}",
+        "",
+        "| site | took part | items used | items expected | training s |",
+        "|---|---|---|---|---|",
+    ]
+    for site in item.plan.roster:
+        answer = item.received.get(site)
+        found = session.ledger.preparations[site].items
+        used, expected = (found.usable, found.expected) if found else (0, 0)
+        part = "yes" if answer else f"no: {item.refused.get(site, 'not asked')}"
+        seconds = f"{answer.seconds.get('train', 0):.2f}" if answer else ""
+        lines.append(f"| {site} | {part} | {used} | {expected} | {seconds} |")
+    lines += ["", "| pooled validation metric | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.4f} |" for name, value in sorted(item.metrics.items()) if value is not None]
+    link = session.recorder.version_url(session.study.study, item.version)
+    lines += ["", f"{item.seconds:.1f} s. [Version {item.version} in MLflow]({link})"]
+    return "\n".join(lines)

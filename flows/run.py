@@ -1,0 +1,281 @@
+"""Run a training on this machine: open everything it needs, run the flow, close everything again.
+
+The slow parts of the start overlap: the Prefect server and the site processes start as children while
+this process imports, and the sites open their data while the server comes up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import os
+import secrets
+import signal
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from components.assemble import assemble, quorum_of
+from components.comparison import POOLED
+from components.data.sources import SiteSource, plan_sources, pooled_source
+from components.dispatch import Dispatcher, Preparation, SiteSetting
+from components.errors import DataError
+from components.journal import Journal
+from components.ledger import TrainingLedger, started, trainings, unfinished
+from components.study import Study
+from flows import home as homes
+from flows.dispatch import open_dispatcher
+from flows.progress import Watcher
+from flows.recorder import Recorder, open_recorder
+from flows.servers import EmbeddedPrefect, check_reachable, prefect_environment
+from flows.results import Results, test_results
+from flows.version import code_version
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training is run on this machine.
+
+    Attributes:
+        home: Folder of everything recorded; None is ``WARDROUND_HOME``, or ``.wardround`` here.
+        dispatcher: ``auto``, ``in-process`` or ``processes:N``.
+        fresh: Start anew even if a training of the same study was not finished.
+    """
+
+    home: Path | None = None
+    dispatcher: str = "auto"
+    fresh: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingOutcome:
+    """How a training ended.
+
+    Attributes:
+        study: The study.
+        training: Identifier of the training.
+        result: What the flow returned: reason, best round, its version, the champion.
+        tests: Test metrics by site (and `flows.results.ALL_SITES`), then model, then metric.
+    """
+
+    study: Study
+    training: str
+    result: dict[str, Any]
+    tests: Results
+
+
+def run_training(
+    study: Study, *, study_folder: Path, options: RunOptions = RunOptions(), watcher: Watcher | None = None
+) -> TrainingOutcome:
+    """Run, or resume, the training of a study.
+
+    Args:
+        study: What to train.
+        study_folder: Where the study's relative paths start.
+        options: Where things are recorded, and how sites are run.
+        watcher: Is told what happens.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        WardRoundError: With one message for the user; what was recorded until then is kept, and the same
+            call continues from it.
+    """
+    watcher = watcher or Watcher()
+    home = homes.open_home(options.home)
+    with ExitStack() as stack:
+        folder = home / "trainings" / study.study
+        journal = stack.enter_context(Journal.open(folder / "journal.jsonl"))
+        watcher.phase("starting the Prefect server and the sites")
+        api_url = stack.enter_context(prefect_server(home))
+        sources = plan_sources(study, study_folder)
+        settings = site_settings(study, sources, home)
+        sizes = {name: source_size(setting.source) for name, setting in settings.items()}
+        dispatcher = open_dispatcher(options.dispatcher, settings, sizes)
+        stack.callback(dispatcher.close)
+
+        recorder = stack.enter_context(open_recorder(study, home))
+        parts = Parts(study, home, folder, journal, dispatcher, recorder, watcher)
+        ledger = _open_ledger(parts, sources, fresh=options.fresh)
+        watcher.phase("waiting for the Prefect server")
+        return _run_flow(parts, ledger, api_url())
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What is open while a training runs."""
+
+    study: Study
+    home: Path
+    folder: Path
+    journal: Journal
+    dispatcher: Dispatcher
+    recorder: Recorder
+    watcher: Watcher
+
+
+@contextmanager
+def prefect_server(home: Path) -> Iterator[Callable[[], str]]:
+    """Start the embedded Prefect server, or use the user's own (``PREFECT_API_URL``).
+
+    Yields:
+        A function that waits until the server answers and returns the address of its API.
+
+    Raises:
+        ServiceError: If the user's server does not answer.
+    """
+    given = os.environ.get("PREFECT_API_URL")
+    if given:
+        check_reachable(given, name="Prefect")
+        yield lambda: given
+        return
+    with EmbeddedPrefect.start(home, ui=False) as server:
+        yield lambda: server.wait_ready().api_url
+
+
+def site_settings(study: Study, sources: Sequence[SiteSource], home: Path) -> dict[str, SiteSetting]:
+    """Return what each site's process must know; with the pooled site, if the study compares with it."""
+    chosen = list(sources)
+    if "pooled" in study.evaluate.compare:
+        chosen.append(pooled_source(sources, POOLED))
+    sites, store = home / "sites" / study.study, home / "exchange" / study.study
+    return {
+        source.name: SiteSetting(study=study, source=source, state=str(sites / source.name), store=str(store))
+        for source in chosen
+    }
+
+
+def source_size(source: SiteSource) -> int:
+    """Return about how many items a source has, without reading them: for sharing out the work."""
+    parts = source.parts
+    return sum(len(part.rows) if part.rows is not None else sum(1 for _ in Path(part.path).rglob("*")) for part in parts)
+
+
+def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> None:
+    """Refuse to start with fewer ready sites than a round needs.
+
+    Raises:
+        DataError: Naming each site that is not ready, and why.
+    """
+    ready = [site for site, found in preparations.items() if found.ready]
+    needed = quorum_of(study, len(preparations))
+    if len(ready) < needed:
+        reasons = "; ".join(f"{site}: {found.reason}" for site, found in sorted(preparations.items()) if not found.ready)
+        raise DataError(
+            f"{len(ready)} of {len(preparations)} sites are ready, a round needs {needed}. {reasons}. "
+            "Mend their data, or lower rounds.quorum or data.minimum_usable_fraction in the study"
+        )
+
+
+def _open_ledger(parts: Parts, sources: Sequence[SiteSource], *, fresh: bool) -> TrainingLedger:
+    """Let the sites open their data; then start a training in the journal, or take one up again."""
+    study, dispatcher = parts.study, parts.dispatcher
+    waiting = {source.name: dispatcher.prepare(source.name) for source in sources}
+    initial = dispatcher.initialise(study)
+    pooled = dispatcher.prepare(POOLED) if "pooled" in study.evaluate.compare else None
+    preparations = {site: future.result() for site, future in waiting.items()}
+    require_quorum(study, preparations)
+    if pooled is not None and not pooled.result().ready:
+        raise DataError(f"the pooled items cannot be used: {pooled.result().reason}")
+    about = {"initial": initial.result().model_dump(mode="json"), "preparations": _plain(preparations)}
+    ledger = None if fresh else unfinished(trainings(parts.journal.entries), study.digest)
+    if ledger is not None:
+        _require_same_start(ledger, about)
+        parts.journal.append("training_resumed", training=ledger.training, code_version=code_version())
+        return ledger
+    training = f"{study.study}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
+    what = {"training": training, "study_digest": study.digest, "study": study.model_dump(mode="json"), **about}
+    parts.journal.append("training_started", **what, code_version=code_version())
+    return started({**what, "code_version": code_version()})
+
+
+def _require_same_start(ledger: TrainingLedger, about: Mapping[str, Any]) -> None:
+    """Refuse to resume on other data or another first model than the training began with."""
+    began = {site: found.data_digest for site, found in ledger.preparations.items()}
+    now = {site: found["data_digest"] for site, found in about["preparations"].items()}
+    changed = sorted(site for site in began.keys() | now.keys() if began.get(site) != now.get(site))
+    if changed or ledger.initial.weights_digest != about["initial"]["weights_digest"]:
+        what = f"the data of {', '.join(changed)} changed" if changed else "the network's first weights changed"
+        raise DataError(f"training {ledger.training} cannot be resumed: {what} since. Start anew with --fresh")
+
+
+def _plain(preparations: Mapping[str, Preparation]) -> dict[str, Any]:
+    return {site: found.model_dump(mode="json") for site, found in sorted(preparations.items())}
+
+
+def _run_flow(parts: Parts, ledger: TrainingLedger, api_url: str) -> TrainingOutcome:
+    """Run the Prefect flow in an event loop of its own, also where one is running already (a notebook)."""
+    os.environ.update(prefect_environment(api_url, parts.home))
+    # Prefect reads its settings when it is first imported, so not before they are known.
+    from components.exchange.store import FolderStore
+    from flows.prefect_settings import settings_for
+    from flows.session import Interrupted, Session, use
+    from flows.training import federated_training
+
+    store = FolderStore(parts.home / "exchange" / parts.study.study)
+    strategy = assemble(parts.study).strategy
+    folder = parts.folder / ledger.training
+    folder.mkdir(parents=True, exist_ok=True)
+    session = Session(
+        study=parts.study,
+        strategy=strategy,
+        ledger=ledger,
+        folder=folder,
+        store=store,
+        journal=parts.journal,
+        dispatcher=parts.dispatcher,
+        recorder=parts.recorder,
+        watcher=parts.watcher,
+    )
+
+    async def run() -> dict[str, Any]:
+        with settings_for(api_url, parts.home), use(session), _stop_on_interrupt(session.stop):
+            state = await federated_training(study=parts.study.study, training=ledger.training, return_state=True)
+            outcome = await state.aresult(raise_on_failure=False)
+        if state.is_cancelled():
+            raise Interrupted(state.message or "the training was stopped")
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return dict(outcome)
+
+    result = run_in_loop(run)
+    return TrainingOutcome(parts.study, ledger.training, result, test_results(parts.study, ledger, folder))
+
+
+def run_in_loop(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end; in a thread of its own if this one has a running loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(run())
+    context = contextvars.copy_context()
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(context.run, asyncio.run, run()).result()
+
+
+@contextmanager
+def _stop_on_interrupt(stop: asyncio.Event) -> Iterator[None]:
+    """Turn the first Ctrl-C (or SIGTERM) into a clean stop; the second one ends the process as ever."""
+    loop = asyncio.get_running_loop()
+    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+
+    def request() -> None:
+        stop.set()
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+    for number in numbers:
+        loop.add_signal_handler(number, request)
+    try:
+        yield
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,189 @@
+"""What a training holds open while its flows run: journal, exchange, dispatcher, recorder, watcher.
+
+Flows take JSON; what cannot be JSON lives here and is found through `current_session`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from components.convergence import Progress, assess
+from components.dispatch import Dispatcher
+from components.errors import WardRoundError
+from components.federation import Evaluation, first_state, load_state, pool_sums
+from components.journal import Journal
+from components.ledger import TrainingLedger
+from components.rounds import ServerState
+from components.study import Study
+from components.sums_file import read_sums, write_sums
+from flows.progress import Watcher
+
+if TYPE_CHECKING:
+    from components.exchange.store import FolderStore
+    from components.strategies import Strategy
+    from flows.recorder import Recorder
+
+T = TypeVar("T")
+
+
+class Interrupted(WardRoundError):
+    """The operator stopped the training; the same command resumes it."""
+
+    exit_code = 130
+
+
+@dataclass
+class OpenRound:
+    """A round between its plan and its decision."""
+
+    number: int
+    state: ServerState
+    answers: dict[str, Future[Any]]
+    decided: asyncio.Future[None]
+    started: float
+    evaluation: Evaluation | None = None
+
+
+@dataclass
+class Session:
+    """One training and everything it holds open."""
+
+    study: Study
+    strategy: Strategy
+    ledger: TrainingLedger
+    folder: Path
+    store: FolderStore
+    journal: Journal
+    dispatcher: Dispatcher
+    recorder: Recorder
+    watcher: Watcher
+    open_rounds: dict[int, OpenRound] = field(default_factory=dict)
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def training(self) -> str:
+        """Identifier of the training."""
+        return self.ledger.training
+
+    @property
+    def sites(self) -> list[str]:
+        """Sites that are ready, in the order of their names."""
+        return sorted(site for site, found in self.ledger.preparations.items() if found.ready)
+
+    @property
+    def left_out(self) -> list[str]:
+        """Entries that never leave the sites."""
+        return self.ledger.initial.normalisation if self.strategy.personal == "normalisation" else []
+
+    @property
+    def metric(self) -> str:
+        """The pooled validation metric that is watched."""
+        return self.study.rounds.convergence.metric if self.study.rounds.convergence else "auroc"
+
+    @property
+    def mode(self) -> Literal["max", "min"]:
+        """Which direction of that metric is better."""
+        return self.study.rounds.convergence.mode if self.study.rounds.convergence else "max"
+
+    def record(self, event: str, **data: Any) -> None:
+        """Append to the journal; the ledger follows. What this returns from has happened."""
+        self.journal.append(event, training=self.training, **data)
+        self.ledger.apply(event, data)
+
+    def keep_evaluation(self, name: str, evaluation: Evaluation) -> str:
+        """Write an evaluation beside the journal; return the SHA-256 of the file."""
+        return write_sums(self.folder / f"{name}.json", {"global": evaluation.by_site})
+
+    def evaluation(self, number: int) -> Evaluation:
+        """Return the validation of a round.
+
+        Raises:
+            StorageError: If the file beside the journal is not what the journal says it was.
+        """
+        path = self.folder / f"round-{number:04d}.json"
+        return pool_sums(self.study, read_sums(path, self.ledger.rounds[number].evaluation)["global"])
+
+    def sweep(self) -> None:
+        """Drop from the exchange what no committed round, nor the best or the current one, needs."""
+        keep = {self.ledger.initial.weights_digest}
+        best, newest = self.progress().best_round, max(self.ledger.rounds, default=0)
+        for number, item in self.ledger.rounds.items():
+            if item.state is not None and (item.version is None or number in (best, newest, newest - 1)):
+                keep |= {item.state.weights, *item.state.slots.values()}
+        open_rounds = [(self.training, number) for number, item in self.ledger.rounds.items() if item.version is None]
+        # The next round's state may be written but not yet recorded: what is a minute old is left alone.
+        self.store.sweep(keep, open_rounds=open_rounds, min_age_s=60)
+
+    def sweep_all(self) -> None:
+        """Empty the exchange: the training has finished, and the registry has every version."""
+        self.store.sweep(set(), min_age_s=0)
+
+    def progress(self) -> Progress:
+        """Judge the rounds evaluated so far."""
+        return assess(self.ledger.history(self.metric), self.study.rounds.convergence)
+
+    def progress_until(self, number: int) -> Progress:
+        """Judge the rounds up to a number, as it was when that round was decided."""
+        history = {key: value for key, value in self.ledger.history(self.metric).items() if key <= number}
+        return assess(history, self.study.rounds.convergence)
+
+    def digest_after(self, number: int) -> str:
+        """Return the digest of the weights after a round; 0 is before the first."""
+        return self.ledger.rounds[number].require_state().weights if number else self.ledger.initial.weights_digest
+
+    def state_after(self, number: int) -> ServerState:
+        """Return the state after a round; 0 is before the first."""
+        if number:
+            return load_state(self.store, self.ledger.rounds[number].require_state())
+        return first_state(self.strategy, self.ledger.initial, self.store)
+
+    async def wait(self, work: Future[T] | Awaitable[T], timeout_s: float | None = None) -> T:
+        """Wait for work, no longer than `timeout_s`, and not beyond the operator's stop.
+
+        Raises:
+            Interrupted: If the operator stopped the training.
+            TimeoutError: If the time is up.
+        """
+        waited = asyncio.wrap_future(work) if isinstance(work, Future) else asyncio.ensure_future(work)
+        stopped = asyncio.ensure_future(self.stop.wait())
+        try:
+            await asyncio.wait({waited, stopped}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if waited.done():
+                return waited.result()
+            if stopped.done():
+                raise Interrupted(f"training {self.training} was stopped; the same command resumes it")
+            raise TimeoutError
+        finally:
+            stopped.cancel()
+            if not waited.done():
+                waited.cancel()
+
+
+_session: ContextVar[Session] = ContextVar("wardround_session")
+
+
+def current_session() -> Session:
+    """Return the training that the running flow belongs to."""
+    try:
+        return _session.get()
+    except LookupError:
+        raise WardRoundError(
+            "this flow runs inside a training: start it with 'wardround simulate', or with flows.api.simulate"
+        ) from None
+
+
+@contextmanager
+def use(session: Session) -> Iterator[Session]:
+    """Make a session the current one."""
+    token = _session.set(session)
+    try:
+        yield session
+    finally:
+        _session.reset(token)

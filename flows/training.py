@@ -1,0 +1,154 @@
+"""The federated training: rounds until the global model has converged, then its judgement.
+
+`federated_training` is the Prefect flow. It needs an open `flows.session.Session`; `flows.run` opens one
+on this machine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from prefect import flow, task
+from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.context import get_run_context
+from prefect.states import Cancelled, State
+
+from components.comparison import Contest, compare_models
+from components.errors import QuorumError
+from components.rounds import ServerState
+from components.sums_file import write_sums
+from flows.round import evaluate_everywhere, federated_round, open_round
+from flows.session import Interrupted, Session, current_session
+
+
+@flow(name="federated-training", flow_run_name="{training}", persist_result=False)
+async def federated_training(study: str, training: str) -> dict[str, Any] | State[Any]:
+    """Train one model over all sites, round by round.
+
+    Args:
+        study: Name of the study.
+        training: Identifier of the training, as the journal has it.
+
+    Returns:
+        Why it ended, the best round, its version, and where the champion stands.
+
+    Raises:
+        QuorumError: If a round had too few updates. What arrived is kept; the same call continues.
+    """
+    session = current_session()
+    run = get_run_context().flow_run  # type: ignore[union-attr]
+    session.recorder.start(session, str(run.id) if run else "")
+    closing: list[asyncio.Task[Any]] = []
+    artifact = await acreate_progress_artifact(
+        progress=0.0, key=artifact_key(training), description=f"Rounds of {training}"
+    )
+    try:
+        await _rounds(session, closing, artifact)
+        await asyncio.gather(*closing)
+        return await _finish(session)
+    except Interrupted as stopped:
+        session.record("interrupted", reason=str(stopped))
+        await asyncio.gather(*closing, return_exceptions=True)
+        session.recorder.finish("KILLED", str(stopped))
+        return Cancelled(message=str(stopped))
+    except Exception:
+        await asyncio.gather(*closing, return_exceptions=True)
+        session.recorder.finish("FAILED")
+        raise
+
+
+@task(name="test", task_run_name="test round {number} at every site", cache_policy=NO_CACHE, persist_result=False)
+async def test_best(number: int) -> dict[str, float]:
+    """Judge the best round once on the test items of every site."""
+    session = current_session()
+    evaluation = await evaluate_everywhere(session, number, "test")
+    digest = session.keep_evaluation("test", evaluation)
+    metrics = {name: estimate.value for name, estimate in evaluation.metrics.items()}
+    session.record("tested", round=number, evaluation=digest, metrics=metrics)
+    return metrics
+
+
+@task(name="compare", task_run_name="compare with {kinds}", cache_policy=NO_CACHE, persist_result=False)
+async def compare(kinds: str) -> None:
+    """Train what the global model is compared with, and test it on the same items."""
+    session = current_session()
+    contest = Contest(
+        study=session.study,
+        training=session.training,
+        sites=session.sites,
+        initial=session.ledger.initial,
+        dispatcher=session.dispatcher,
+        store=session.store,
+    )
+    compared = await session.wait(asyncio.to_thread(compare_models, contest, session.study.evaluate.compare))
+    digest = write_sums(session.folder / "compared.json", compared)
+    session.record("compared", kinds=kinds, evaluation=digest)
+
+
+@task(name="report", cache_policy=NO_CACHE, persist_result=False)
+async def report() -> dict[str, Any]:
+    """Write figures and report, move the aliases, end the MLflow runs."""
+    session = current_session()
+    return await asyncio.wrap_future(session.recorder.conclude(session))
+
+
+async def _rounds(session: Session, closing: list[asyncio.Task[Any]], artifact: Any) -> None:
+    """Run rounds until convergence or the last one; each one's end runs beside the next."""
+    state: ServerState | None = None
+    number = 1
+    while number == 1 or not session.progress_until(number - 1).converged and number <= session.study.rounds.max:
+        item = session.ledger.rounds.get(number)
+        if item is None or item.version is None:
+            reached = number if item is not None and item.state is not None else number - 1
+            if state is None or state.round != reached:
+                state = session.state_after(reached)
+            opened = open_round(session, state, number)
+            following = asyncio.create_task(federated_round(number=number, training=session.training))
+            closing.append(following)
+            await asyncio.wait({opened.decided, following}, return_when=asyncio.FIRST_COMPLETED)
+            if not opened.decided.done():
+                await following  # it failed, or was stopped: raises, or returns below
+                raise Interrupted(f"training {session.training} was stopped; the same command resumes it")
+            state = opened.state
+            share = 100.0 * number / session.study.rounds.max
+            closing.append(asyncio.create_task(_show_progress(artifact, share)))
+        _raise_first_error(closing)
+        number += 1
+
+
+async def _finish(session: Session) -> dict[str, Any]:
+    """Test the best round, compare it, move the aliases, report."""
+    progress = session.progress()
+    if not progress.best_round:
+        raise QuorumError(
+            f"{session.metric} was not defined in any round: are there items of each class in the validation split?"
+        )
+    session.watcher.testing(progress.best_round)
+    if session.ledger.tested is None:
+        await test_best(progress.best_round)
+    kinds = session.study.evaluate.compare
+    if kinds and session.ledger.compared is None:
+        session.watcher.comparing(kinds)
+        await compare(" and ".join(kinds))
+    outcome = await report()
+    reason = "converged" if progress.converged else "all rounds done"
+    best = {"reason": reason, "best_round": progress.best_round, "value": progress.best_value, **outcome}
+    session.record("training_finished", **best)
+    return best
+
+
+def artifact_key(training: str) -> str:
+    """Return the key of a training's progress artifact."""
+    return f"progress-of-{training}".lower().replace("_", "-").replace(".", "-")
+
+
+async def _show_progress(artifact: Any, share: float) -> None:
+    await aupdate_progress_artifact(artifact_id=artifact, progress=min(share, 100.0))
+
+
+def _raise_first_error(closing: list[asyncio.Task[Any]]) -> None:
+    for following in closing:
+        if following.done() and not following.cancelled() and following.exception() is not None:
+            following.result()
