@@ -11,7 +11,8 @@ from contextlib import ExitStack, contextmanager
 import torch
 from lightning_fabric.utilities.warnings import PossibleUserWarning
 
-_LOGGERS = ("pytorch_lightning", "lightning_fabric", "lightning")
+# A filter on the loggers that write them, not a level: setting a level clears the cache of every logger.
+_NOTES = ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero")
 
 
 @contextmanager
@@ -72,11 +73,9 @@ def _interruptible() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep Lightning's notes about devices, tips and options off the screen; its errors still come."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    """Keep Lightning's notes about devices, tips and limits off the screen; its errors still come."""
+    for name in _NOTES:
+        logging.getLogger(name).addFilter(_is_warning)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
@@ -84,5 +83,10 @@ def _quiet() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*LeafSpec", category=FutureWarning)
             yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        for name in _NOTES:
+            logging.getLogger(name).removeFilter(_is_warning)
+
+
+def _is_warning(record: logging.LogRecord) -> bool:
+    """Tell what must be read from what is only told."""
+    return record.levelno >= logging.WARNING

@@ -11,32 +11,31 @@ from typing import Any, Protocol, runtime_checkable
 
 import pytorch_lightning as pl
 import torch
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 
 from components.errors import DataError, RefusedError
 from components.rounds import Split
-from components.seeds import derive_seed
 from components.training.contained import contained
 from components.training.devices import Device, Precision, check_precision, choose_device
 from components.training.exchanged_entries import load_entries, read_entries
 from components.training.proximal import ProximalCorrection
+from components.training.trainer import trainer_of
 from components.weights import Weights
 
-__all__ = ["SiteBatches", "SiteResult", "TrainingOrder", "epoch_seed", "load_entries", "train_site"]
+__all__ = ["SiteBatches", "SiteResult", "TrainingOrder", "load_entries", "train_site"]
 
 Batch = tuple[Tensor, Tensor]
 
 
 class Batches(Protocol):
-    """An epoch's batches of images and labels."""
+    """Batches of images and labels; each iteration is one pass over the items."""
 
     def __iter__(self) -> Iterator[Batch]:
-        """Start the epoch."""
+        """Start the next pass."""
         ...
 
     def __len__(self) -> int:
-        """Return the number of batches."""
+        """Return the number of batches of a pass."""
         ...
 
 
@@ -53,7 +52,7 @@ class SiteBatches(Protocol):
         ...
 
     def train_batches(self, *, batch_size: int, seed: int, balanced: bool) -> Batches:
-        """Return one epoch's batches, in an order (and with an augmentation) that is a function of `seed`."""
+        """Return batches of which each iteration is the next pass, in an order that is a function of `seed`."""
         ...
 
 
@@ -119,11 +118,6 @@ class SiteResult:
     seconds: float
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """Return the seed of one pass over the items, counted from 0, of an order's seed."""
-    return derive_seed(seed, "epoch", epoch)
-
-
 def train_site(module: pl.LightningModule, data: SiteBatches, order: TrainingOrder) -> SiteResult:
     """Train a module on a site's own items, from the weights it holds now.
 
@@ -138,7 +132,7 @@ def train_site(module: pl.LightningModule, data: SiteBatches, order: TrainingOrd
         The trained entries, and what the server needs to weigh them.
 
     Raises:
-        DataError: If the site has no training items.
+        DataError: If the site has no training items, or a batch has too few for the network.
         RefusedError: If the loss or a weight stopped being finite, or device or precision are not there.
 
     Guarantees:
@@ -158,13 +152,9 @@ def train_site(module: pl.LightningModule, data: SiteBatches, order: TrainingOrd
         module.set_class_counts(data.class_counts["train"], samples)
     # Since 2.2 Lightning trains in the mode it finds: after an evaluation, BatchNorm would stay frozen.
     module.train()
-    passes = _Passes(data, order)
-    losses = _LastPass(len(passes))
-    with contained(device, order.seed):
-        trainer = _trainer(order, device, losses)
-        trainer.fit(module, train_dataloaders=passes, val_dataloaders=())
-    steps = trainer.global_step
-    module.trainer = None  # or it would keep optimiser and data alive
+    batches = data.train_batches(batch_size=order.batch_size, seed=order.seed, balanced=order.balanced)
+    losses = _LastPass(len(batches))
+    steps = _fit(module, batches, order, device=device, losses=losses)
     weights = read_entries(module)
     _check_finite(weights)
     return SiteResult(
@@ -176,34 +166,48 @@ def train_site(module: pl.LightningModule, data: SiteBatches, order: TrainingOrd
     )
 
 
-class _Passes:
-    """The epochs of a round as Lightning wants them: each iteration is the next pass, in a new order."""
+def _fit(
+    module: pl.LightningModule, batches: Batches, order: TrainingOrder, *, device: torch.device, losses: _LastPass
+) -> int:
+    """Run Lightning; return the optimiser steps taken."""
+    callbacks: list[pl.Callback] = [losses]
+    if order.proximal_weight:
+        callbacks.append(ProximalCorrection(order.proximal_weight))
+    with contained(device, order.seed):
+        trainer = trainer_of(module, device, order.precision)
+        try:
+            return trainer.fit_for(
+                module, _Loader(batches), epochs=order.epochs, steps=order.steps, callbacks=callbacks
+            )
+        except BaseException as error:
+            module.trainer = None  # stopped in the middle of an epoch: not to be used again
+            if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
+                raise DataError(
+                    "a batch of one small image cannot pass through BatchNorm; choose local.batch_size so that "
+                    "no batch, not even the last of a pass, has a single item"
+                ) from error
+            raise
 
-    def __init__(self, data: SiteBatches, order: TrainingOrder) -> None:
-        self._data = data
-        self._order = order
-        self._first = self._epoch(0)
-        self._drawn = 0
+
+class _Loader:
+    """Batches as Lightning wants them: one object with a length, neither a list nor a DataLoader.
+
+    Lightning takes a list for several loaders, and has advice on the workers of a DataLoader.
+    """
+
+    def __init__(self, batches: Batches) -> None:
+        self._batches = batches
 
     def __len__(self) -> int:
-        return len(self._first)
+        return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
-        # A generator, so that a pass counts from its first batch: Lightning also makes iterators that
-        # it throws away unused.
-        number = self._drawn
-        self._drawn += 1
-        yield from self._epoch(number) if number else self._first
-
-    def _epoch(self, number: int) -> Batches:
-        """Return the batches of a pass."""
-        order = self._order
-        seed = epoch_seed(order.seed, number)
-        return self._data.train_batches(batch_size=order.batch_size, seed=seed, balanced=order.balanced)
+        # A generator: Lightning also makes iterators that it throws away, and those must not count as passes.
+        yield from self._batches
 
 
 class _LastPass(pl.Callback):
-    """Remembers the losses of as many batches as a pass has, and stops at the first that is not finite."""
+    """Remembers the losses of as many batches as a pass has, and refuses what is not finite."""
 
     def __init__(self, batches: int) -> None:
         super().__init__()
@@ -228,30 +232,6 @@ class _LastPass(pl.Callback):
                 "the training loss stopped being finite; lower local.optimizer.learning_rate, or use precision 32"
             )
         return mean
-
-
-def _trainer(order: TrainingOrder, device: torch.device, losses: pl.Callback) -> pl.Trainer:
-    """Return a Trainer with everything off that a round does not need."""
-    callbacks: list[pl.Callback] = [losses]
-    if order.proximal_weight:
-        callbacks.append(ProximalCorrection(order.proximal_weight))
-    return pl.Trainer(
-        accelerator=device.type,
-        devices=[device.index] if device.type == "cuda" else 1,
-        precision=order.precision,
-        max_epochs=order.epochs or -1,
-        max_steps=order.steps or -1,
-        callbacks=callbacks,
-        # Named, so that Lightning does not look for SLURM or torchrun around it and take orders from them.
-        plugins=[LightningEnvironment()],
-        limit_val_batches=0,
-        num_sanity_val_steps=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-    )
 
 
 def _check_finite(weights: Weights) -> None:
