@@ -1,0 +1,70 @@
+"""Migrated, empty databases kept per version, so that a fresh home starts without migrating.
+
+Prefect's migrations take 6-10 s on a new SQLite file and MLflow's 3 s; copying a migrated file takes
+milliseconds. The first start of a version migrates and keeps a copy in the user's cache folder
+(``$XDG_CACHE_HOME/wardround``, by default ``~/.cache/wardround``); deleting that folder is always safe.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing, suppress
+from importlib.metadata import version
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """The user's cache folder of WardRound; it need not exist yet."""
+    root = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(root) if root and Path(root).is_absolute() else Path.home() / ".cache") / "wardround"
+
+
+def template_path(distribution: str) -> Path:
+    """Where the template of an installed distribution's own version is kept.
+
+    Args:
+        distribution: Name of the installed distribution, ``prefect`` or ``mlflow``.
+    """
+    return cache_folder() / "databases" / f"{distribution}-{version(distribution)}.db"
+
+
+def copy_database(source: Path, target: Path) -> None:
+    """Copy a SQLite database through SQLite's backup interface; `target` appears whole or not at all.
+
+    Raises:
+        OSError: `target` cannot be written.
+        sqlite3.Error: `source` is not a readable database.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        address = f"{source.absolute().as_uri()}?mode=ro"
+        with closing(sqlite3.connect(address, uri=True)) as reader, closing(sqlite3.connect(partial)) as writer:
+            reader.backup(writer)
+            # A copy in WAL mode could not be read from a cache that is read-only.
+            writer.execute("PRAGMA journal_mode = DELETE")
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def seed_database(target: Path, distribution: str) -> bool:
+    """Make `target` a copy of the distribution's template, unless it exists already or there is no template.
+
+    Returns:
+        Whether `target` was made. An unreadable template counts as none: the caller migrates instead.
+    """
+    template = template_path(distribution)
+    if target.exists() or not template.exists():
+        return False
+    with suppress(OSError, sqlite3.Error):
+        copy_database(template, target)
+        return True
+    return False
+
+
+def keep_template(source: Path, distribution: str) -> None:
+    """Keep `source` as the distribution's template; a cache folder that cannot be written is left alone."""
+    with suppress(OSError, sqlite3.Error):
+        copy_database(source, template_path(distribution))

@@ -1,0 +1,79 @@
+"""How the embedded Prefect server uses SQLite; runs inside the server's process only.
+
+As a program (``python -m flows.prefect_database``) it makes a new, migrated database where
+``PREFECT_SERVER_DATABASE_CONNECTION_URL`` says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from prefect.server.database import dependencies, provide_database_interface
+from prefect.server.database.configurations import ENGINES, AioSqliteConfiguration
+from prefect.server.models.block_registration import run_block_auto_registration
+from prefect.server.utilities.messaging.memory import Topic
+from prefect.settings import PREFECT_API_DATABASE_CONNECTION_URL
+from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction
+
+WRITE_WITHIN_S = 5.0
+
+
+class WritingTransactions(AioSqliteConfiguration):
+    """Prefect's SQLite with transactions that begin as writers and commits that survive a power cut."""
+
+    @asynccontextmanager
+    async def begin_transaction(
+        self, session: AsyncSession, with_for_update: bool = False
+    ) -> AsyncGenerator[AsyncSessionTransaction, None]:
+        """Begin with ``BEGIN IMMEDIATE``, whatever the caller meant to do."""
+        async with super().begin_transaction(session, with_for_update=True) as transaction:
+            yield transaction
+
+    def setup_sqlite(self, conn: Any, record: Any) -> None:
+        """Prefect's own settings of a connection, then ours."""
+        super().setup_sqlite(conn, record)
+        cursor = conn.cursor()
+        cursor.execute("PRAGMA synchronous = FULL")
+        cursor.close()
+
+
+def use_writing_transactions() -> None:
+    """Give Prefect our database configuration; must run before its application is made."""
+    url = PREFECT_API_DATABASE_CONNECTION_URL.value()
+    dependencies.MODELS_DEPENDENCIES["database_config"] = WritingTransactions(connection_url=url)
+
+
+async def create_database() -> None:
+    """Migrate a new database and register the block types that Prefect and its collections bring."""
+    database = provide_database_interface()
+    await database.create_db()
+    async with await database.session() as session:
+        await run_block_auto_registration(session=session)
+
+
+async def written() -> None:
+    """Wait until the events received so far are in the database, at most `WRITE_WITHIN_S` seconds.
+
+    Prefect's services drop what is still queued when they stop, and print tracebacks for what they were
+    writing at that moment.
+    """
+    deadline = time.monotonic() + WRITE_WITHIN_S
+    quiet = 0
+    while quiet < 2 and time.monotonic() < deadline:
+        quiet = 0 if _busy() else quiet + 1
+        await asyncio.sleep(0.02)
+
+
+def _busy() -> bool:
+    """Whether a subscription has unread messages or a connection is in use."""
+    subscriptions = (subscription for topic in Topic._topics.values() for subscription in topic._subscriptions)
+    unread = any(part._queue.qsize() + part._retry.qsize() for part in subscriptions)
+    return unread or any(engine.pool.checkedout() for engine in ENGINES.values())  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    asyncio.run(create_database())
