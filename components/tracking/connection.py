@@ -22,10 +22,11 @@ from components.errors import ServiceError, StorageError, WardRoundError
 
 REACH_S = 3.0
 # MLflow's own defaults wait for minutes. These survive a server's restart (1+2+4+8+16 s) and then speak.
-HTTP_SETTINGS = {
+SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "5",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # it would be drawn over our own
 }
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _DISK_SIGNS = {
@@ -45,8 +46,8 @@ def connect(tracking_uri: str) -> MlflowClient:
     """Return a client for tracking and registry, after a check of seconds that both can be used.
 
     A SQLite file that does not exist yet is made. The first call in a process takes 1 to 3 s (imports, and
-    for a new file MLflow's migrations), so call it beside something else. Sets MLflow's limits on HTTP
-    retries in the environment, where nobody has set them yet.
+    for a new file MLflow's migrations), so call it beside something else. Sets `SETTINGS` in the environment,
+    where nobody has set them yet.
 
     Args:
         tracking_uri: ``sqlite:///FILE``, ``postgresql://...`` or ``http(s)://...``.
@@ -55,7 +56,7 @@ def connect(tracking_uri: str) -> MlflowClient:
         ServiceError: If the server cannot be reached or does not answer as MLflow does.
         StorageError: If the database file cannot be made, read or written.
     """
-    for name, value in HTTP_SETTINGS.items():
+    for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     scheme = urlsplit(tracking_uri).scheme
     if scheme in ("http", "https"):
