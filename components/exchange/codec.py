@@ -193,13 +193,13 @@ def _checked_header(file: BinaryIO, path: Path, limits: ReadLimits) -> tuple[dic
     try:
         entries = _entries(json.loads(text))
         canonical = header(entries)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise RefusedError(f"{shown(path)} has a header that cannot be used: {str(error)[:200]}") from error
     needed = len(canonical) + sum(entry.bytes for entry in entries.values())
     # The header is a function of names, dtypes and shapes: whatever else it may say (offsets that overlap or
     # leave holes, a name twice, metadata), it is then not the same bytes.
     if canonical != prefix + text:
-        raise RefusedError(f"{shown(path)} has a header that is not the one for its entries, or holds metadata")
+        raise RefusedError(f"{shown(path)} has a header that is not the one for its entries (offsets, order, padding)")
     if needed != size:
         raise RefusedError(f"{shown(path)} has {size} bytes, its header states {needed}")
     return entries, len(canonical)
@@ -207,8 +207,12 @@ def _checked_header(file: BinaryIO, path: Path, limits: ReadLimits) -> tuple[dic
 
 def _entries(fields: Any) -> dict[str, Entry]:
     """Return the entries a parsed header states; raises whatever it meets where that is no header."""
+    if "__metadata__" in fields:
+        raise ValueError("it holds metadata; files of weights have none")
     entries = {}
     for name, field in fields.items():
+        if field.keys() != {"dtype", "shape", "data_offsets"}:
+            raise ValueError(f"an entry must have dtype, shape and data_offsets, found {list(field)[:5]}")
         shape = field["shape"]
         if not isinstance(shape, list) or len(shape) > 16 or not all(type(axis) is int for axis in shape):
             raise ValueError(f"the shape of an entry must be a list of at most 16 whole numbers, found {shape!r}")

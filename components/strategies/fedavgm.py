@@ -36,7 +36,7 @@ class FedAvgM:
 
     Reference:
         Hsu, Qi and Brown, Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-        Classification, 2019, section 4.3 (FedAvgM), with plain and not with Nesterov's momentum.
+        Classification, 2019 (FedAvgM), with plain and not with Nesterov's momentum.
 
     >>> import torch
     >>> strategy = FedAvgM(momentum=0.5)

@@ -1,9 +1,16 @@
 """The server halves again, as naively as possible: NumPy, float64, all updates in one array per entry."""
 
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
 import numpy as np
 
+Array = np.ndarray[Any, np.dtype[Any]]
+Arrays = dict[str, Array]
+Slots = dict[str, Array]
 
-def mean(updates, weights):
+
+def mean(updates: Sequence[Arrays], weights: Sequence[float]) -> Arrays:
     """Weighted mean over the first axis of a list of dicts of arrays."""
     shares = np.asarray(weights, dtype=np.float64) / np.sum(weights)
     return {
@@ -12,13 +19,15 @@ def mean(updates, weights):
     }
 
 
-def fedavgm(x, slots, delta, *, eta, beta):
+def fedavgm(x: Array, slots: Slots, delta: Array, *, eta: float, beta: float) -> tuple[Array, Slots]:
     v = beta * slots["momentum"] + delta
     return x + eta * v, {"momentum": v}
 
 
-def fedopt(x, slots, delta, *, kind, eta, beta_1, beta_2, tau):
-    """Reddi et al. 2021, algorithm 2, lines 10 to 14, for one entry."""
+def fedopt(
+    x: Array, slots: Slots, delta: Array, *, kind: str, eta: float, beta_1: float, beta_2: float, tau: float
+) -> tuple[Array, Slots]:
+    """Reddi et al. 2021, algorithm 2, the lines of the server, for one entry."""
     m = beta_1 * slots["momentum"] + (1 - beta_1) * delta
     v = slots["second_moment"]
     if kind == "FedAdagrad":
@@ -30,7 +39,13 @@ def fedopt(x, slots, delta, *, kind, eta, beta_1, beta_2, tau):
     return x + eta * m / (np.sqrt(v) + tau), {"momentum": m, "second_moment": v}
 
 
-def train(x, rounds, *, step, start):
+def train(
+    x: Arrays,
+    rounds: Sequence[tuple[Sequence[Arrays], Sequence[float]]],
+    *,
+    step: Callable[[Array, Slots, Array], tuple[Array, Slots]],
+    start: Mapping[str, float],
+) -> Arrays:
     """Run `step` on each entry for all rounds; each round is (updates, weights)."""
     slots = {name: {slot: np.full_like(value, begin) for slot, begin in start.items()} for name, value in x.items()}
     for updates, weights in rounds:

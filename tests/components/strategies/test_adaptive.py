@@ -1,24 +1,28 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from components.rounds import Update
-from components.strategies import FedAdagrad, FedAdam, FedYogi
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.rounds import Update
+from components.strategies import FedAdagrad, FedAdam, FedYogi
 from tests.references import naive_strategies as naive
+
+AdaptiveClass = type[FedAdagrad] | type[FedAdam] | type[FedYogi]
+
 
 CLASSES = [FedAdagrad, FedAdam, FedYogi]
 by_class = pytest.mark.parametrize("cls", CLASSES)
 
 
-def one(number, value, dtype=torch.float32):
+def one(number: int, value: float, dtype: torch.dtype = torch.float32) -> list[Update]:
     return [Update("a", number, {"w": torch.tensor([value], dtype=dtype)}, weight=5)]
 
 
-def arguments(cls, beta_1, beta_2):
+def arguments(cls: AdaptiveClass, beta_1: float, beta_2: float) -> dict[str, float]:
     decays = {"momentum_decay": beta_1}
     return decays if cls is FedAdagrad else {**decays, "second_moment_decay": beta_2}
 
@@ -32,7 +36,7 @@ def arguments(cls, beta_1, beta_2):
         (FedYogi, (0.25 + 0.25 * 4, 1.25 - 0.25 * 1)),
     ],
 )
-def test_two_rounds_worked_by_hand(cls, second_moments):
+def test_two_rounds_worked_by_hand(cls: AdaptiveClass, second_moments: tuple[float, float]) -> None:
     strategy = cls(server_learning_rate=0.1, adaptivity=0.5, **arguments(cls, 0.5, 0.75))
     state = strategy.init({"w": torch.zeros(1, dtype=torch.float64)})
     assert state.slots["second_moment"]["w"].item() == 0.25
@@ -48,7 +52,7 @@ def test_two_rounds_worked_by_hand(cls, second_moments):
 
 
 @by_class
-def test_the_first_step_has_no_correction_of_bias(cls):
+def test_the_first_step_has_no_correction_of_bias(cls: AdaptiveClass) -> None:
     """With it, a first change far above tau would move the weights by eta itself (Adam, Yogi)."""
     strategy = cls(server_learning_rate=1.0, adaptivity=1e-6, **arguments(cls, 0.9, 0.99))
     state = strategy.aggregate(strategy.init({"w": torch.zeros(1)}), one(1, 1.0))
@@ -57,7 +61,7 @@ def test_the_first_step_has_no_correction_of_bias(cls):
 
 
 @by_class
-def test_sites_that_change_nothing_leave_the_weights(cls):
+def test_sites_that_change_nothing_leave_the_weights(cls: AdaptiveClass) -> None:
     state = cls().aggregate(cls().init({"w": torch.tensor([3.0])}), one(1, 3.0))
     assert state.weights["w"].item() == 3
 
@@ -70,13 +74,16 @@ def test_sites_that_change_nothing_leave_the_weights(cls):
     eta=st.floats(1e-3, 1),
     tau=st.floats(1e-3, 1),
 )
-def test_it_agrees_with_a_naive_one(cls, rounds, beta_1, beta_2, eta, tau):
+def test_it_agrees_with_a_naive_one(
+    cls: AdaptiveClass, rounds: Any, beta_1: float, beta_2: float, eta: float, tau: float
+) -> None:
     strategy = cls(server_learning_rate=eta, adaptivity=tau, **arguments(cls, beta_1, beta_2))
     state = strategy.init({"w": torch.zeros(1, dtype=torch.float64)})
     for number, (a, b) in enumerate(rounds, start=1):
         sent = [("a", a, 3), ("b", b, 1)]
         state = strategy.aggregate(
-            state, [Update(site, number, {"w": torch.tensor([w], dtype=torch.float64)}, weight=n) for site, w, n in sent]
+            state,
+            [Update(site, number, {"w": torch.tensor([w], dtype=torch.float64)}, weight=n) for site, w, n in sent],
         )
     rule = {"kind": cls.__name__, "eta": eta, "beta_1": beta_1, "beta_2": beta_2, "tau": tau}
     expected = naive.train(
@@ -90,7 +97,7 @@ def test_it_agrees_with_a_naive_one(cls, rounds, beta_1, beta_2, eta, tau):
 
 @by_class
 @given(changes=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=8))
-def test_the_second_moment_never_falls_below_zero(cls, changes):
+def test_the_second_moment_never_falls_below_zero(cls: AdaptiveClass, changes: Any) -> None:
     strategy = cls()
     state = strategy.init({"w": torch.zeros(1)})
     for number, change in enumerate(changes, start=1):
@@ -101,8 +108,8 @@ def test_the_second_moment_never_falls_below_zero(cls, changes):
 
 @by_class
 @given(changes=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=6))
-def test_mirrored_changes_give_mirrored_weights(cls, changes):
-    def course(sign):
+def test_mirrored_changes_give_mirrored_weights(cls: AdaptiveClass, changes: Any) -> None:
+    def course(sign: int) -> float:
         state = cls().init({"w": torch.zeros(1)})
         for number, change in enumerate(changes, start=1):
             state = cls().aggregate(state, one(number, state.weights["w"].item() + sign * change))

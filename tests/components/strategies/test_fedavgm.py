@@ -1,14 +1,16 @@
+from typing import Any
+
 import numpy as np
 import torch
-from components.rounds import Update
-from components.strategies import FedAvg, FedAvgM
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.rounds import Update
+from components.strategies import FedAvg, FedAvgM
 from tests.references import naive_strategies as naive
 
 
-def test_two_rounds_worked_by_hand():
+def test_two_rounds_worked_by_hand() -> None:
     strategy = FedAvgM(server_learning_rate=2.0, momentum=0.5)
     state = strategy.init({"w": torch.tensor([10.0])})
     state = strategy.aggregate(state, [Update("a", 1, {"w": torch.tensor([12.0])}, weight=1)])
@@ -20,7 +22,7 @@ def test_two_rounds_worked_by_hand():
 
 
 @given(values=st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=5))
-def test_without_momentum_it_is_fedavg(values):
+def test_without_momentum_it_is_fedavg(values: list[float]) -> None:
     sent = [Update(str(k), 1, {"w": torch.tensor([value])}, weight=k + 1) for k, value in enumerate(values)]
     plain = FedAvg().aggregate(FedAvg().init({"w": torch.ones(1)}), sent).weights["w"]
     strategy = FedAvgM(momentum=0)
@@ -34,13 +36,14 @@ def test_without_momentum_it_is_fedavg(values):
     eta=st.floats(0.01, 2),
     beta=st.floats(0, 0.99),
 )
-def test_it_agrees_with_a_naive_one(rounds, eta, beta):
+def test_it_agrees_with_a_naive_one(rounds: Any, eta: float, beta: float) -> None:
     strategy = FedAvgM(server_learning_rate=eta, momentum=beta)
     state = strategy.init({"w": torch.zeros(1, dtype=torch.float64)})
     for number, (a, b) in enumerate(rounds, start=1):
         sent = [("a", a, 3), ("b", b, 1)]
         state = strategy.aggregate(
-            state, [Update(site, number, {"w": torch.tensor([w], dtype=torch.float64)}, weight=n) for site, w, n in sent]
+            state,
+            [Update(site, number, {"w": torch.tensor([w], dtype=torch.float64)}, weight=n) for site, w, n in sent],
         )
     expected = naive.train(
         {"w": np.zeros(1)},

@@ -1,23 +1,23 @@
 import numpy as np
 import pytest
 import torch
-from components.rounds import Update
-from components.strategies import FedBN
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.rounds import Update
+from components.strategies import FedBN
 from tests.references import naive_strategies as naive
 
 MODEL = {"conv": torch.zeros(2), "norm.weight": torch.ones(2), "norm.running_var": torch.full((2,), 3.0)}
 STATISTICS = frozenset({"norm.running_var"})
 
 
-def test_the_sites_are_told_to_keep_their_normalisation():
+def test_the_sites_are_told_to_keep_their_normalisation() -> None:
     assert FedBN().instructions(FedBN().init(MODEL, STATISTICS)) == {"personal": "normalisation"}
 
 
 @given(values=st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=5))
-def test_the_server_averages_the_rest_and_keeps_its_own_normalisation(values):
+def test_the_server_averages_the_rest_and_keeps_its_own_normalisation(values: list[float]) -> None:
     state = FedBN().init(MODEL, STATISTICS)
     sent = [Update(str(k), 1, {"conv": torch.full((2,), value)}, weight=k + 1) for k, value in enumerate(values)]
     after = FedBN().aggregate(state, sent)
@@ -28,14 +28,17 @@ def test_the_server_averages_the_rest_and_keeps_its_own_normalisation(values):
     assert after.statistics == STATISTICS
 
 
-def test_a_statistic_that_left_its_site_is_refused():
+def test_a_statistic_that_left_its_site_is_refused() -> None:
     state = FedBN().init(MODEL, STATISTICS)
     sent = Update("a", 1, {"conv": torch.zeros(2), "norm.running_var": torch.ones(2)}, weight=1)
-    with pytest.raises(ValueError, match="must stay at the sites: .*running_var"):
+    with pytest.raises(ValueError, match=r"must stay at the sites: .*running_var"):
         FedBN().aggregate(state, [sent])
 
 
-def test_sites_that_keep_different_entries_are_refused():
-    sent = [Update("a", 1, {"conv": torch.zeros(2)}, weight=1), Update("b", 1, {"norm.weight": torch.ones(2)}, weight=1)]
+def test_sites_that_keep_different_entries_are_refused() -> None:
+    sent = [
+        Update("a", 1, {"conv": torch.zeros(2)}, weight=1),
+        Update("b", 1, {"norm.weight": torch.ones(2)}, weight=1),
+    ]
     with pytest.raises(ValueError, match="entries differ"):
         FedBN().aggregate(FedBN().init(MODEL, STATISTICS), sent)

@@ -1,6 +1,8 @@
 import math
+from typing import Any
 
 import pytest
+
 from components.strategies import STRATEGIES
 
 SERVER = ("FedAvgM", "FedAdagrad", "FedAdam", "FedYogi")
@@ -17,7 +19,7 @@ BAD = [
 
 
 @pytest.mark.parametrize(("name", "argument", "value"), BAD)
-def test_a_bad_value_is_refused_naming_argument_and_value(name, argument, value):
+def test_a_bad_value_is_refused_naming_argument_and_value(name: str, argument: str, value: Any) -> None:
     with pytest.raises(ValueError, match="given") as caught:
         STRATEGIES[name](**{argument: value})
     assert str(caught.value).startswith(argument)
@@ -34,6 +36,6 @@ def test_a_bad_value_is_refused_naming_argument_and_value(name, argument, value)
         ("FedYogi", {"second_moment_decay": 0}),
     ],
 )
-def test_values_at_the_edge_are_accepted(name, arguments):
+def test_values_at_the_edge_are_accepted(name: str, arguments: dict[str, Any]) -> None:
     strategy = STRATEGIES[name](**arguments)
     assert {key: getattr(strategy, key) for key in arguments} == arguments

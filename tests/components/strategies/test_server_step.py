@@ -1,21 +1,30 @@
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
 import pytest
 import torch
+
 from components.exchange.store import FolderStore
 from components.rounds import ServerState, Update
-from components.strategies import FedAdagrad, FedAdam, FedAvgM, FedYogi
+from components.strategies import FedAdagrad, FedAdam, FedAvgM, FedYogi, Strategy
 from components.strategies.server_step import slot_like
-from components.weights import digest
+from components.weights import Weights, digest
 
 OPTIMISERS = [FedAvgM(), FedAdagrad(), FedAdam(), FedYogi()]
 by_name = pytest.mark.parametrize("strategy", OPTIMISERS, ids=lambda strategy: type(strategy).__name__)
 
 
-def send(site, generator, *, round_number, like):
+def send(site: str, generator: torch.Generator, *, round_number: int, like: Weights) -> Update:
     weights = {name: tensor + torch.randn(tensor.shape, generator=generator) for name, tensor in like.items()}
     return Update(site, round_number, weights, weight=1 + len(site))
 
 
-def train(strategy, state, rounds, between=lambda state: state):
+def train(
+    strategy: Strategy,
+    state: ServerState,
+    rounds: Iterable[int],
+    between: Callable[[ServerState], ServerState] = lambda state: state,
+) -> ServerState:
     for number in rounds:
         generator = torch.Generator().manual_seed(number)
         sent = [send(site, generator, round_number=number, like=state.weights) for site in ("a", "bb", "c")]
@@ -24,13 +33,13 @@ def train(strategy, state, rounds, between=lambda state: state):
 
 
 @pytest.fixture
-def model():
+def model() -> Weights:
     generator = torch.Generator().manual_seed(0)
     return {"conv": torch.randn(4, 3, generator=generator), "var": torch.rand(4, generator=generator)}
 
 
 @by_name
-def test_statistics_are_plainly_averaged(strategy, model):
+def test_statistics_are_plainly_averaged(strategy: Strategy, model: Weights) -> None:
     state = train(strategy, strategy.init(model, frozenset({"var"})), [1, 2])
     assert set(state.slots["momentum"]) == {"conv"}
     sent = [Update("a", 3, {**model, "var": torch.full((4,), 1.0)}, weight=1)]
@@ -38,7 +47,7 @@ def test_statistics_are_plainly_averaged(strategy, model):
     assert torch.equal(strategy.aggregate(state, sent).weights["var"], torch.full((4,), 4.0))
 
 
-def test_an_optimiser_would_carry_a_running_variance_below_zero():
+def test_an_optimiser_would_carry_a_running_variance_below_zero() -> None:
     """Why statistics must be kept from it: the variance of every site is above zero all the time."""
     strategy = FedAdam(server_learning_rate=0.1)
     lowest = {}
@@ -53,7 +62,7 @@ def test_an_optimiser_would_carry_a_running_variance_below_zero():
 
 
 @by_name
-def test_steps_are_counted_apart_from_rounds(strategy, model):
+def test_steps_are_counted_apart_from_rounds(strategy: Strategy, model: Weights) -> None:
     state = strategy.init(model)
     skipped = ServerState(state.round + 5, state.step, state.weights, state.statistics, state.slots)
     after = train(strategy, skipped, [6, 7])
@@ -63,10 +72,12 @@ def test_steps_are_counted_apart_from_rounds(strategy, model):
 
 @by_name
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_a_state_read_back_from_disk_continues_bit_for_bit(strategy, model, dtype, tmp_path):
+def test_a_state_read_back_from_disk_continues_bit_for_bit(
+    strategy: Strategy, model: Weights, dtype: torch.dtype, tmp_path: Path
+) -> None:
     store = FolderStore(tmp_path)
 
-    def through_the_disk(state):
+    def through_the_disk(state: ServerState) -> ServerState:
         weights = store.get(store.put_weights(state.weights))
         slots = {name: store.get(store.put_weights(slot)) for name, slot in state.slots.items()}
         return ServerState(state.round, state.step, weights, state.statistics, slots)
@@ -81,9 +92,14 @@ def test_a_state_read_back_from_disk_continues_bit_for_bit(strategy, model, dtyp
 
 @pytest.mark.parametrize(
     ("weights", "slot"),
-    [(torch.float16, torch.float32), (torch.bfloat16, torch.float32), (torch.float32, torch.float32), (torch.float64,) * 2],
+    [
+        (torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32),
+        (torch.float32, torch.float32),
+        (torch.float64,) * 2,
+    ],
 )
-def test_slots_are_never_in_half_precision(weights, slot):
+def test_slots_are_never_in_half_precision(weights: torch.dtype, slot: torch.dtype) -> None:
     state = ServerState(0, 0, {"w": torch.zeros(2, dtype=weights)})
     assert slot_like(state, 0.25)["w"].tolist() == [0.25, 0.25]
     assert slot_like(state, 0.25)["w"].dtype == slot
