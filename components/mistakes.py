@@ -96,7 +96,8 @@ def explain(
     for item in error.errors(include_url=False):
         path, node = _follow(root, item["loc"])
         parent = _follow(root, item["loc"][:-1])[1]
-        text = _text(item, path, node, parent, root, sources.get((*under, *path)))
+        source = sources.get((*under, *path))
+        text = _text(item, path, node=node, parent=parent, root=root, source=source)
         place = path
         if item["type"] == "value_error":
             text = str(item["ctx"]["error"])
@@ -154,7 +155,7 @@ def _kinds(root: Schema, node: Schema) -> list[Schema]:
 
 
 def _text(
-    item: Mapping[str, Any], path: FieldPath, node: Schema, parent: Schema, root: Schema, source: str | None
+    item: Mapping[str, Any], path: FieldPath, *, node: Schema, parent: Schema, root: Schema, source: str | None
 ) -> str:
     """Put one error of pydantic into words."""
     kind, value = item["type"], item["input"]
@@ -169,7 +170,7 @@ def _text(
     if kind in _RANGES and "description" not in node:
         return f"given {_given(value, source)}; must be {_bounds(_kinds(root, node)[0])}"
     near = nearest(value, _options(root, node)) if isinstance(value, str) else None
-    hint = f"; did you mean {near}?" if near else _quotes(root, node, value, source)
+    hint = _quotes(root, node, value=value, source=source) or (f"; did you mean {near}?" if near else "")
     return f"given {_given(value, source)}; must be {describe(root, node)}{hint}"
 
 
@@ -261,7 +262,7 @@ def _given(value: Any, source: str | None) -> str:
     return source or (str(value).lower() if isinstance(value, bool) else str(value))
 
 
-def _quotes(root: Schema, node: Schema, value: Any, source: str | None) -> str:
+def _quotes(root: Schema, node: Schema, *, value: Any, source: str | None) -> str:
     """Say that quotes are missing, or too many."""
     names = {kind.get("type") for kind in _kinds(root, node)}
     if isinstance(value, bool) and "string" in names:

@@ -207,11 +207,11 @@ class VirtualSites(Section):
         if kind == "sizes":
             sizes = [float(part) for part in argument.split(",")]
             if min(sizes) <= 0 or abs(sum(sizes) - 1) > 1e-6:
-                raise ValueError(f"sizes must be above 0 and add up to 1, given {argument}")
+                raise ValueError(f"partition sizes must be above 0 and add up to 1, given {argument}")
             if self.count not in (None, len(sizes)):
-                raise ValueError(f"count is {self.count}, but sizes names {len(sizes)} sites")
+                raise ValueError(f"count is {self.count}, but sizes names {len(sizes)} sites; make them agree")
         elif kind == "dirichlet" and float(argument) <= 0:
-            raise ValueError(f"dirichlet needs a concentration above 0, given {argument}")
+            raise ValueError(f"partition dirichlet needs a concentration above 0, given {argument}")
         if kind in ("iid", "dirichlet") and self.count is None:
             raise ValueError(f"partition {kind} needs 'count': the number of sites")
         return self

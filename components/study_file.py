@@ -39,8 +39,8 @@ def load_study(
         path: The YAML file.
         overrides: Values by dotted field that replace the file's, such as ``{"rounds.max": 3}``; None
             leaves the file's. Another strategy than the file's starts from its own defaults, because the
-            file's hyper-parameters belong to the strategy it names. A partition that has its own number
-            of sites, or finds it in the data, replaces the file's count.
+            file's hyper-parameters belong to the strategy it names. Another partition keeps the file's
+            number of sites, unless it names its own or finds it in the data.
         checks: Further checks, run on a study that is right so far; each may raise a `StudyError` whose
             `field` is a dotted path.
 
@@ -74,7 +74,8 @@ def study_schema() -> dict[str, Any]:
         choices.append(choice | {"required": ["name"]} if name != "FedAvg" else choice)
     schema["$defs"]["StrategyChoice"] = {"title": "StrategyChoice", "oneOf": choices, "default": {"name": "FedAvg"}}
     # JSON Schema counts 1.0 as an integer, so a quorum of 1.0 is of two kinds there: any of them, not one.
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | _any_of(schema) | {"title": "WardRound study"}
+    schema = dict(_any_of(schema))
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "WardRound study"}
 
 
 def _any_of(schema: Any) -> Any:
@@ -112,9 +113,13 @@ def _make_room(values: dict[str, Any], given: Mapping[str, Any]) -> None:
     name = given.get("strategy.name")
     if name is not None and isinstance(strategy, dict) and strategy.get("name", "FedAvg") != name:
         values["strategy"] = {}
-    counted = str(given.get("sites.partition", "")).startswith(("sizes:", "column:"))
-    if counted and "sites.count" not in given and isinstance(sites, dict):
+    partition = given.get("sites.partition")
+    if partition is None or "sites.count" in given or not isinstance(sites, dict):
+        return
+    if str(partition).startswith(("sizes:", "column:")):
         sites.pop("count", None)
+    elif str(sites.get("partition")).startswith("sizes:"):
+        sites.setdefault("count", str(sites["partition"]).count(",") + 1)
 
 
 def _validate(document: Document) -> tuple[Study | None, list[Mistake]]:
@@ -158,4 +163,7 @@ def _place(path: FieldPath, document: Document, options: Mapping[FieldPath, str]
             return 0, options[path[:length]]
         if path[:length] in document.lines:
             return document.lines[path[:length]], ""
+        made = [option for name, option in options.items() if name[:length] == path]
+        if made:
+            return 0, made[0]
     return 0, ""

@@ -11,6 +11,7 @@ editors and people disagree about them: `Document.sources` lets a message say wh
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -27,6 +28,7 @@ from components.mistakes import FieldPath, dotted
 MAX_BYTES = 1 << 20
 MAX_LEVELS = 32
 
+_LINE_ENDS = frozenset("\x85\u2028\u2029")
 _TAG = "tag:yaml.org,2002:"
 _PLAIN = [  # what a plain word means, by pattern and by the letters it may start with
     ("bool", r"yes|Yes|YES|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF", "yYnNtTfFoO"),
@@ -111,19 +113,22 @@ def parse_yaml(text: str, label: str) -> Document:
         raise StudyError(f"{place}: cannot be read as YAML: {problem}{hint}") from error
     except yaml.reader.ReaderError as error:
         line = text[: error.position].count("\n") + 1
-        raise StudyError(f"{label}:{line}: holds a character that is not text ({error.character!r})") from error
+        code = ord(text[error.position])
+        raise StudyError(f"{label}:{line}: holds a character that is not text (U+{code:04X}); delete it") from error
     if node is None:
         raise StudyError(f"{label}: is empty; 'studies/' holds examples to start from")
     if not isinstance(node, yaml.MappingNode):
         raise StudyError(f"{label}:{node.start_mark.line + 1}: must be a table of 'key: value' lines")
     document = Document()
-    document.value.update(_build(node, (), document, label))
+    document.value.update(_build(node, (), document=document, label=label))
     return document
 
 
 def dump_yaml(value: dict[str, Any]) -> str:
     """Write values as YAML that `parse_yaml` reads back as they are, in the order they have."""
-    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100))
+    # PyYAML writes these three rare line ends as they are and reads them as blanks; escaped they survive.
+    readable = not _LINE_ENDS.intersection(json.dumps(value, ensure_ascii=False))
+    return str(yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=readable, width=100))
 
 
 def _resolvers(more: Mapping[str, list[Any]] = MappingProxyType({})) -> dict[str, list[Any]]:
@@ -169,14 +174,16 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _build(node: yaml.Node, path: FieldPath, document: Document, label: str) -> Any:
+def _build(node: yaml.Node, path: FieldPath, *, document: Document, label: str) -> Any:
     """Turn a node into its value, and note where it stands."""
     if isinstance(node, yaml.MappingNode):
-        return {key: _build(part, (*path, key), document, label) for key, part in _pairs(node, path, document, label)}
+        pairs = _pairs(node, path, document=document, label=label)
+        return {key: _build(part, (*path, key), document=document, label=label) for key, part in pairs}
     if isinstance(node, yaml.SequenceNode):
         for index, part in enumerate(node.value):
             document.lines[*path, index] = part.start_mark.line + 1
-        return [_build(part, (*path, index), document, label) for index, part in enumerate(node.value)]
+        parts = enumerate(node.value)
+        return [_build(part, (*path, index), document=document, label=label) for index, part in parts]
     if isinstance(node, yaml.ScalarNode) and node.style is None:
         document.sources[path] = node.value
     try:
@@ -185,7 +192,7 @@ def _build(node: yaml.Node, path: FieldPath, document: Document, label: str) -> 
         raise StudyError(f"{label}:{node.start_mark.line + 1}: {dotted(path)}: {error}", dotted(path)) from error
 
 
-def _pairs(node: yaml.MappingNode, path: FieldPath, document: Document, label: str) -> list[tuple[str, yaml.Node]]:
+def _pairs(node: yaml.MappingNode, path: FieldPath, *, document: Document, label: str) -> list[tuple[str, yaml.Node]]:
     """Return keys and value nodes of a table, after noting their lines."""
     pairs: list[tuple[str, yaml.Node]] = []
     for key, part in node.value:
@@ -215,8 +222,8 @@ def _scalar(kind: str, text: str) -> Any:
     if kind == "int":
         return int(text)
     if kind == "float":
-        # YAML writes infinity and not-a-number with a dot.
-        number = float(text.replace(".inf", "inf").replace(".nan", "nan") if text[-1:].isalpha() else text)
+        # YAML writes infinity and not-a-number with a dot before the word, Python without.
+        number = float(text.replace(".", "") if text[-1].isalpha() else text)
         if not math.isfinite(number):
             raise ValueError(f"given {text}; must be a finite number")
         return number

@@ -328,7 +328,7 @@ def test_append_notices_a_foreign_write_a_deleted_and_a_replaced_file(tmp_path: 
         with pytest.raises(JournalError, match="another program wrote to it"):
             journal.append("planned")
         path.unlink()
-        with pytest.raises(StorageError, match="cannot find the journal .*moved or deleted"):
+        with pytest.raises(StorageError, match=r"cannot find the journal .*moved or deleted"):
             journal.append("planned")
         path.write_bytes(content)
         with pytest.raises(JournalError, match="the file was replaced"):
@@ -444,7 +444,7 @@ def test_what_is_no_file_is_refused_at_once(tmp_path: Path, name: str, message: 
 
 def test_reading_what_does_not_exist_makes_nothing(tmp_path: Path) -> None:
     for act in (read, verify, lambda path: Journal.open(path, drive=False)):
-        with pytest.raises(StorageError, match="cannot read the journal .*: No such file"):
+        with pytest.raises(StorageError, match=r"cannot read the journal .*: No such file"):
             act(tmp_path / "none" / "j")
     assert list(tmp_path.iterdir()) == []
 
