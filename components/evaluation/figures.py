@@ -1,0 +1,359 @@
+"""Pictures of an evaluation as PNG bytes: ROC, calibration, convergence, participation, comparison.
+
+Colours are told apart with any colour vision (Okabe, Ito 2008) and never carry a meaning alone. matplotlib is
+imported inside the functions, so that it does not slow the start of a training, and used through its objects:
+there is no shared state, so figures can be drawn beside a training in another thread.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from components.evaluation.curves import auroc, roc_points
+from components.evaluation.histograms import Floats, Integers
+from components.evaluation.intervals import Estimate, Outcome, estimate_text, mean_of, wilson
+from components.rounds import ScoreSums
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+Participation = Literal["took part", "refused", "failed", "not asked"]
+
+INK, MUTED, GRID, DIAGONAL, PAPER = "#1b2733", "#5b6b7a", "#e3e8ed", "#7d8a97", "#ffffff"
+SITE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+SITE_STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), "-", (0, (3, 1)))
+STATUS_COLOURS = {"took part": "#86ccb4", "refused": "#e69f00", "failed": "#d55e00", "not asked": "#eef1f4"}
+STATUS_LETTERS = {"took part": "", "refused": "R", "failed": "F", "not asked": "-"}
+MODEL_MARKS = (("#cc79a7", "s"), ("#0072b2", "o"), ("#009e73", "D"), ("#e69f00", "^"))
+CALIBRATION_BINS = 10
+DPI = 144
+
+
+def roc_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) -> bytes:
+    """Draw the ROC curve of each site and of all items together.
+
+    Args:
+        sums_by_site: Sums of each site; a site with one class only is named as not defined.
+        pooled: The added sums. Over several classes the curves are one-vs-rest, averaged at equal
+            false-positive rates.
+
+    Returns:
+        A PNG. The band is Wilson's 95 % interval of the pooled sensitivity (one row of classes only).
+    """
+    figure, axes = _canvas(6.0, 5.6)
+    axes.plot([0, 1], [0, 1], color=DIAGONAL, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
+    for index, (site, sums) in enumerate(sums_by_site.items()):
+        _draw_roc(axes, sums, _site_style(index, site, len(sums_by_site)), named=len(sums_by_site) <= len(SITE_COLOURS))
+    if len(pooled.positives) == 1 and _area(pooled) is not None:
+        false, true = _roc(pooled)
+        items = sum(pooled.positives[0])
+        ends = np.array([wilson(share * items, items) for share in true])
+        axes.fill_between(false, ends[:, 0], ends[:, 1], color=INK, alpha=0.10, linewidth=0)
+    _draw_roc(axes, pooled, {"color": INK, "linewidth": 2.6, "label": "all sites pooled", "zorder": 5}, named=True)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    averaged = "" if len(pooled.positives) == 1 else ", one class against the rest, averaged"
+    _titles(axes, f"ROC curve{averaged}", "1 - specificity", "sensitivity")
+    axes.legend(loc="lower right", title="AUROC [95 % interval], items", **_legend_style())
+    return _png(figure)
+
+
+def calibration_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) -> bytes:
+    """Draw how often an item with a given score has the class, over ten groups of scores, and the scores.
+
+    Args:
+        sums_by_site: Sums of each site.
+        pooled: The added sums; over several classes all scores against the rest together.
+
+    Returns:
+        A PNG: above, observed frequency against mean score (pooled with Wilson intervals); below, the
+        number of items by score.
+    """
+    figure, (axes, below) = _two_canvases(6.0, 5.6)
+    axes.plot([0, 1], [0, 1], color=DIAGONAL, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
+    for index, (site, sums) in enumerate(sums_by_site.items()):
+        mean, positives, items = _reliability(sums)
+        style = _site_style(index, site, len(sums_by_site))
+        axes.plot(mean, positives / items, marker=".", markersize=5, **style)
+    mean, positives, items = _reliability(pooled)
+    share = positives / items
+    ends = np.array([wilson(found, count) for found, count in zip(positives, items, strict=True)]).reshape(-1, 2)
+    axes.errorbar(
+        mean, share, yerr=[share - ends[:, 0], ends[:, 1] - share], color=INK, linewidth=2.4, capsize=3,
+        elinewidth=1.2, marker="o", markersize=5, label="all sites pooled", zorder=5,
+    )  # fmt: skip
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    _titles(axes, "Calibration", "", "observed frequency")
+    axes.tick_params(labelbottom=False)
+    axes.legend(loc="upper left", **_legend_style())
+    _draw_score_counts(below, pooled)
+    return _png(figure)
+
+
+def convergence_figure(
+    metric: str,
+    pooled: Mapping[int, Estimate],
+    sites: Mapping[str, Mapping[int, float]],
+    *,
+    best_round: int | None,
+) -> bytes:
+    """Draw the watched metric by round.
+
+    Args:
+        metric: Its name, for the axis.
+        pooled: By round, the pooled estimate; the band is its 95 % interval.
+        sites: By site and round, the site's own value; rounds without one are gaps.
+        best_round: The round to mark, if there is one.
+
+    Returns:
+        A PNG.
+    """
+    from matplotlib.ticker import MaxNLocator  # slow to import, not needed before a figure is drawn
+
+    figure, axes = _canvas(7.6, 4.2)
+    for index, (site, values) in enumerate(sites.items()):
+        rounds = range(min(values, default=0), max(values, default=0) + 1) if values else []
+        style = _site_style(index, site, len(sites)) | {"linewidth": 1.1, "alpha": 0.85}
+        axes.plot(list(rounds), [values.get(number, np.nan) for number in rounds], **style)
+    rounds = sorted(pooled)
+    axes.fill_between(
+        rounds, [pooled[r].low for r in rounds], [pooled[r].high for r in rounds], color=INK, alpha=0.10, linewidth=0
+    )
+    style = {"color": INK, "linewidth": 2.6, "marker": "o", "markersize": 4, "zorder": 5}
+    axes.plot(rounds, [pooled[r].value for r in rounds], label="all sites pooled", **style)
+    if best_round is not None and best_round in pooled:
+        value = pooled[best_round].value
+        label = f"best: round {best_round}, {value:.3f}"
+        axes.plot([best_round], [value], linestyle="", marker="*", markersize=17, color="#e69f00",
+                  markeredgecolor=INK, markeredgewidth=1.0, label=label, zorder=6)  # fmt: skip
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _titles(axes, "Convergence on the validation items", "round", _words(metric))
+    axes.legend(loc="best", **_legend_style())
+    return _png(figure)
+
+
+def participation_figure(participation: Mapping[str, Mapping[int, Participation]]) -> bytes:
+    """Draw who took part in which round.
+
+    Args:
+        participation: By site, then round, what happened; a round without an entry counts as not asked.
+
+    Returns:
+        A PNG: one row per site, one column per round, and how many rounds each site took part in. Letters
+        beside the colours up to 40 rounds and 30 sites.
+    """
+    from matplotlib.colors import ListedColormap  # slow to import, not needed before a figure is drawn
+
+    sites, rounds = list(participation), sorted({number for row in participation.values() for number in row}) or [1]
+    kinds = list(STATUS_COLOURS)
+    grid = np.array(
+        [[kinds.index(participation[site].get(number, "not asked")) for number in rounds] for site in sites]
+    )
+    figure, axes = _canvas(min(12.0, max(6.2, 2.6 + 0.34 * len(rounds))), min(14.0, 1.9 + 0.34 * max(len(sites), 1)))
+    edges = np.arange(len(rounds) + 1) - 0.5, np.arange(len(sites) + 1) - 0.5
+    if sites:
+        axes.pcolormesh(*edges, grid, cmap=ListedColormap(list(STATUS_COLOURS.values())), vmin=-0.5,
+                        vmax=len(kinds) - 0.5, edgecolors=PAPER, linewidth=1.6 if len(rounds) <= 40 else 0)  # fmt: skip
+    if len(rounds) <= 40 and len(sites) <= 30:
+        _draw_letters(axes, grid, kinds)
+    axes.set(ylim=(max(len(sites), 1) - 0.5, -0.5), xlim=(-0.5, len(rounds) - 0.5))
+    step, skip = max(1, -(-len(rounds) // 20)), max(1, -(-len(sites) // 40))
+    axes.set_xticks(range(0, len(rounds), step), [str(number) for number in rounds[::step]])
+    taken = [f"{_plain(site)}  {np.sum(row == 0)}/{len(rounds)}" for site, row in zip(sites, grid, strict=True)]
+    axes.set_yticks(range(0, len(sites), skip), taken[::skip])
+    _titles(axes, "Who took part", "round", "")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    _draw_status_key(figure)
+    return _png(figure)
+
+
+def comparison_figure(metric: str, comparison: Mapping[str, Mapping[str, Estimate]]) -> bytes:
+    """Draw the models beside each other, for each site's test items.
+
+    Args:
+        metric: Name of the metric, for the axis.
+        comparison: By site, then by model (``local``, ``global``, ``pooled``), the estimate.
+
+    Returns:
+        A PNG: a mark and its 95 % interval per site and model.
+    """
+    models = list(dict.fromkeys(model for results in comparison.values() for model in results))
+    figure, axes = _canvas(7.6, min(20.0, 1.7 + (0.25 + 0.24 * max(len(models), 1)) * max(len(comparison), 1)))
+    for index, model in enumerate(models):
+        colour, mark = MODEL_MARKS[index % len(MODEL_MARKS)]
+        offset = 0.22 * (index - (len(models) - 1) / 2)
+        placed = [(row + offset, results[model]) for row, results in enumerate(comparison.values()) if model in results]
+        values = np.array([item.value for _, item in placed])
+        arms = [values - [item.low for _, item in placed], [item.high for _, item in placed] - values]
+        axes.errorbar(values, [height for height, _ in placed], xerr=arms, linestyle="", marker=mark, markersize=7,
+                      color=colour, elinewidth=2, capsize=3.5, label=_plain(model))  # fmt: skip
+    axes.set_yticks(range(len(comparison)), [_plain(site) for site in comparison])
+    axes.set_ylim(max(len(comparison), 1) - 0.5, -0.5)
+    axes.hlines(
+        np.arange(len(comparison) - 1) + 0.5, 0, 1, transform=axes.get_yaxis_transform(), color=GRID, linewidth=1
+    )
+    _titles(axes, "Each site's test items, by model", f"{_words(metric)} with 95 % interval", "")
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    if models:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **_legend_style())
+    return _png(figure)
+
+
+def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+    """Return an empty figure of that size in inches, and its axes in house style."""
+    from matplotlib.figure import Figure  # slow to import, not needed before a figure is drawn
+
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, layout="constrained")
+    axes = figure.add_subplot()
+    _plainly(axes)
+    return figure, axes
+
+
+def _two_canvases(width: float, height: float) -> tuple[Figure, tuple[Axes, Axes]]:
+    """Return an empty figure with two axes above each other, sharing the horizontal one."""
+    from matplotlib.figure import Figure  # slow to import, not needed before a figure is drawn
+
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
+    _plainly(above)
+    _plainly(below)
+    return figure, (above, below)
+
+
+def _plainly(axes: Axes) -> None:
+    """Take away what is not data."""
+    axes.set_facecolor(PAPER)
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#aab4be")
+    axes.tick_params(colors=MUTED, labelsize=9.5, length=3)
+
+
+def _titles(axes: Axes, title: str, across: str, up: str) -> None:
+    """Write the title and the axes' names."""
+    axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", color=INK, pad=10)
+    axes.set_xlabel(across, fontsize=10.5, color=INK)
+    axes.set_ylabel(up, fontsize=10.5, color=INK)
+
+
+def _legend_style() -> dict[str, Any]:
+    """Return how legends look."""
+    return {"fontsize": 9, "title_fontsize": 9, "frameon": True, "framealpha": 0.9, "edgecolor": "none",
+            "labelcolor": INK, "alignment": "left"}  # fmt: skip
+
+
+def _site_style(index: int, site: str, sites: int) -> dict[str, Any]:
+    """Return colour, line and label of a site; above as many as colours they are one grey crowd."""
+    if sites > len(SITE_COLOURS):
+        label = f"{sites} sites" if index == 0 else "_hidden"
+        return {"color": "#8a97a5", "linewidth": 0.9, "alpha": 0.6, "label": label, "zorder": 3}
+    return {
+        "color": SITE_COLOURS[index],
+        "linestyle": SITE_STYLES[index],
+        "linewidth": 1.6,
+        "label": _plain(site),
+        "zorder": 3,
+    }
+
+
+def _draw_roc(axes: Axes, sums: ScoreSums, style: dict[str, Any], *, named: bool) -> None:
+    """Draw one ROC curve, with its area in the legend if it is one of few, or say that it is not defined."""
+    area = _area(sums)
+    said = "not defined" if area is None else estimate_text(area)
+    label = f"{style['label']}: {said}, {sums.count}" if named else style["label"]
+    false, true = (np.zeros(0), np.zeros(0)) if area is None else _roc(sums)
+    axes.plot(false, true, **style | {"label": label})
+
+
+def _rows(sums: ScoreSums) -> list[tuple[Integers, Integers]]:
+    """Return the histograms of each class against the rest."""
+    return [(np.array(p), np.array(n)) for p, n in zip(sums.positives, sums.negatives, strict=True)]
+
+
+def _area(sums: ScoreSums) -> Estimate | None:
+    """Return the AUROC, averaged over classes, where it is defined."""
+    outcome: Outcome = mean_of([auroc(*row) for row in _rows(sums)], disjoint=False)
+    return outcome if isinstance(outcome, Estimate) else None
+
+
+def _roc(sums: ScoreSums) -> tuple[Floats, Floats]:
+    """Return the ROC curve, averaged over classes at equal false-positive rates."""
+    curves = [roc_points(*row) for row in _rows(sums)]
+    if len(curves) == 1:
+        return curves[0]
+    rates = np.linspace(0, 1, 201)
+    return rates, np.mean([np.interp(rates, false, true) for false, true in curves], axis=0)
+
+
+def _reliability(sums: ScoreSums) -> tuple[Floats, Integers, Integers]:
+    """Return mean score, positives and items of each group of scores that is not empty."""
+    group = np.tile(np.arange(sums.bins) * CALIBRATION_BINS // sums.bins, len(sums.positives))
+    positives, negatives = np.array(sums.positives).ravel(), np.array(sums.negatives).ravel()
+    scores = np.bincount(group, np.ravel(sums.score_sums), minlength=CALIBRATION_BINS)
+    found = np.bincount(group, positives, minlength=CALIBRATION_BINS).astype(np.int64)
+    items = np.bincount(group, positives + negatives, minlength=CALIBRATION_BINS).astype(np.int64)
+    kept = items > 0
+    return scores[kept] / items[kept], found[kept], items[kept]
+
+
+def _draw_score_counts(axes: Axes, pooled: ScoreSums) -> None:
+    """Draw how many items have which score, with the class on top of without."""
+    groups = min(40, pooled.bins)
+    group = np.tile(np.arange(pooled.bins) * groups // pooled.bins, len(pooled.positives))
+    without = np.bincount(group, np.ravel(pooled.negatives), minlength=groups)
+    having = np.bincount(group, np.ravel(pooled.positives), minlength=groups)
+    left = np.arange(groups) / groups
+    axes.bar(left, without, width=1 / groups, align="edge", color="#b8c4cf", edgecolor=PAPER, label="without the class")
+    axes.bar(left, having, width=1 / groups, align="edge", bottom=without, color=SITE_COLOURS[0], edgecolor=PAPER,
+             hatch="////", label="with the class")  # fmt: skip
+    axes.set_ylim(0, 1.3 * max(1, (without + having).max()))
+    _titles(axes, "", "score", "items")
+    axes.legend(loc="upper center", ncols=2, **_legend_style())
+
+
+def _draw_letters(axes: Axes, grid: Integers, kinds: Sequence[str]) -> None:
+    """Write a letter into each square that needs one."""
+    for (row, column), kind in np.ndenumerate(grid):
+        letter = STATUS_LETTERS[kinds[int(kind)]]
+        axes.text(column, row, letter, ha="center", va="center", fontsize=9, fontweight="bold", color=INK)
+
+
+def _draw_status_key(figure: Figure) -> None:
+    """Explain colours and letters below the grid."""
+    from matplotlib.patches import Patch  # slow to import, not needed before a figure is drawn
+
+    marks = [
+        Patch(
+            facecolor=colour,
+            edgecolor=GRID,
+            label=f"{status} {f'({STATUS_LETTERS[status]})' if STATUS_LETTERS[status] else ''}",
+        )
+        for status, colour in STATUS_COLOURS.items()
+    ]
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, **_legend_style())
+
+
+def _plain(text: str, longest: int = 28) -> str:
+    """Keep a name from being read as mathematics or as hidden, and from filling the picture."""
+    short = text if len(text) <= longest else f"{text[: longest - 9]}...{text[-6:]}"
+    return short.replace("$", r"\$").lstrip("_")
+
+
+def _words(metric: str) -> str:
+    """Write a metric's name for people."""
+    return "AUROC" if metric == "auroc" else _plain(metric).replace("_", " ")
+
+
+def _png(figure: Figure) -> bytes:
+    """Return the figure as PNG; equal figures have equal bytes."""
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", metadata={"Software": None})
+    return picture.getvalue()
