@@ -40,7 +40,7 @@ def read_nifti(path: Path) -> Picture:
         raise UnusableItemError(f"{len(shape)} dimensions instead of 2 or 3")
     if not 0 < int(np.prod(shape, dtype=object)) <= _MOST_VOXELS:
         raise UnusableItemError("no pixels" if 0 in shape else "too many voxels for one examination")
-    stored = np.dtype(image.header.get_data_dtype())
+    stored = np.dtype(image.header.get_data_dtype())  # type: ignore[no-untyped-call]
     if stored.fields is not None or stored.kind == "c":
         raise UnusableItemError("NIfTI with colours or complex values")
     pixels = np.asarray(image.dataobj, dtype=np.float32).reshape(*shape, *[1] * (3 - len(shape)))[None]
