@@ -18,11 +18,11 @@ from components.assemble import assemble
 from components.study import Study
 from components.study_file import load_study, study_schema
 from flows.build import check_network
-from flows.prediction import FileScore, predict_files
+from flows.prediction import FileScore, Scored, predict_files
 from flows.progress import LiveWatcher
 from flows.run import RunOptions, TrainingOutcome, run_training
 
-__all__ = ["FileScore", "TrainingOutcome", "load", "predict", "schema", "simulate"]
+__all__ = ["FileScore", "Scored", "TrainingOutcome", "load", "predict", "schema", "simulate"]
 
 
 def load(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Study:
@@ -74,7 +74,7 @@ def simulate(
         return run_training(loaded, study_folder=folder, options=options, watcher=watcher)
 
 
-def predict(model: str, files: list[str | Path], *, home: str | Path | None = None) -> list[FileScore]:
+def predict(model: str, files: list[str | Path], *, home: str | Path | None = None) -> Scored:
     """Score DICOM, NIfTI, PNG or JPEG files with a registered version.
 
     Args:

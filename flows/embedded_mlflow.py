@@ -8,7 +8,7 @@ from pathlib import Path
 from flows.database_templates import seed_database
 from flows.embedded_server import EmbeddedServer, ServerProgram, start_server
 
-MLFLOW = ServerProgram("MLflow", "flows.embedded_mlflow_child", "", "/health", "--mlflow-port")
+MLFLOW = ServerProgram("MLflow", "flows.embedded_mlflow_child", "", "/health", "mlflow-server", "--mlflow-port")
 
 
 def start_mlflow_ui(home: Path, port: int = 0) -> EmbeddedServer:
@@ -29,7 +29,7 @@ def start_mlflow_ui(home: Path, port: int = 0) -> EmbeddedServer:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "DO_NOT_TRACK": "1",
     }
-    return start_server(MLFLOW, home / "mlflow-server", port=port, environment=environment, arguments=[str(home)])
+    return start_server(MLFLOW, home / MLFLOW.folder, port=port, environment=environment, arguments=[str(home)])
 
 
 def seed_mlflow(home: Path) -> bool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from flows.database_templates import cache_folder, keep_template, template_path
 from flows.embedded_server import EmbeddedServer, ServerProgram, start_server
 
-PREFECT = ServerProgram("Prefect", "flows.embedded_prefect_child", "/api", "/api/health", "--prefect-port")
+PREFECT = ServerProgram("Prefect", "flows.embedded_prefect_child", "/api", "/api/health", "prefect", "--prefect-port")
 
 # A user may make the embedded server talk more; every other PREFECT_* variable of the user's own is for
 # other servers (an API address, a database, a profile) and must not reach this one.
@@ -45,7 +45,7 @@ class EmbeddedPrefect:
             ServiceError: The port is in use.
             StorageError: The home cannot be written.
         """
-        folder = home.absolute() / "prefect"
+        folder = home.absolute() / PREFECT.folder
         environment = server_environment(folder, ui=ui)
         return start_server(PREFECT, folder, port=port, environment=environment, arguments=[])
 

@@ -48,6 +48,7 @@ class ServerProgram:
         module: The module that is run as the child process (see `flows.embedded_child`).
         api_path: Path of its interface below its address; empty if the address is the interface.
         health_path: Path that answers 200 once the server works.
+        folder: Name of its folder inside a WardRound home.
         port_option: The option of the command line that chooses another port.
     """
 
@@ -55,6 +56,7 @@ class ServerProgram:
     module: str
     api_path: str
     health_path: str
+    folder: str
     port_option: str
 
 
@@ -214,6 +216,19 @@ def start_server(
             f"The {program.name} server needs to write in {folder}, which failed: {error.strerror or error}. "
             "Free some space or choose another folder with WARDROUND_HOME."
         ) from error
+
+
+def is_silent(program: ServerProgram, folder: Path, timeout_s: float = 5) -> bool:
+    """Whether a server runs in `folder` but does not answer; False also where none runs.
+
+    Args:
+        program: What would run there.
+        folder: The server's folder; need not exist.
+        timeout_s: Seconds to wait for the answer.
+    """
+    if not (folder / "server.lock").exists() or _is_free(folder / "server.lock"):
+        return False
+    return not _answers(_read_record(folder).url + program.health_path, timeout_s)
 
 
 def check_port(port: int, program: ServerProgram) -> socket.socket:
