@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from components.errors import StudyError
@@ -62,5 +62,6 @@ def test_numbers_that_are_none_are_refused(text: str) -> None:
         max_size=4,
     )
 )
+@example(value={"\x85": "a\u2028b\u2029c"})
 def test_what_is_dumped_is_read_back_as_it_was(value: dict[str, Any]) -> None:
     assert repr(parse_yaml(dump_yaml(value), "x.yaml").value) == repr(value)
