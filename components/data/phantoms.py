@@ -168,7 +168,7 @@ def _opacity(
     place = (side * centre + 0.12 * (sign[1] - 0.5), height * (1.2 * sign[2] - 0.65))
     size = 0.13 + 0.07 * sign[3] + 0.01 * random.normal()
     strength = 0.19 + 0.10 * sign[4] + 0.015 * random.normal()
-    return strength * _blob(x, place[0], size) * _blob(y, place[1], size * (0.8 + 0.5 * sign[5]))
+    return np.asarray(strength * _blob(x, place[0], size) * _blob(y, place[1], size * (0.8 + 0.5 * sign[5])))
 
 
 def _texture(random: np.random.Generator, x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
