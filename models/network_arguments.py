@@ -88,12 +88,37 @@ class ResNetArguments(Arguments):
         return self
 
 
+# Tan and Le 2019, table 1, one line per stage in MONAI's notation: repeats, kernel, stride, expansion,
+# channels in and out, squeeze-and-excitation ratio.
+EFFICIENTNET_STAGES = (
+    "r1_k3_s11_e1_i32_o16_se0.25",
+    "r2_k3_s22_e6_i16_o24_se0.25",
+    "r2_k5_s22_e6_i24_o40_se0.25",
+    "r3_k3_s22_e6_i40_o80_se0.25",
+    "r3_k5_s11_e6_i80_o112_se0.25",
+    "r4_k5_s22_e6_i112_o192_se0.25",
+    "r1_k3_s11_e6_i192_o320_se0.25",
+)
+
+# Factors of width and depth, and dropout.
+EFFICIENTNETS: dict[str, tuple[float, float, float]] = {
+    "efficientnet-b0": (1.0, 1.0, 0.2),
+    "efficientnet-b1": (1.0, 1.1, 0.2),
+    "efficientnet-b2": (1.1, 1.2, 0.3),
+    "efficientnet-b3": (1.2, 1.4, 0.3),
+    "efficientnet-b4": (1.4, 1.8, 0.4),
+    "efficientnet-b5": (1.6, 2.2, 0.4),
+    "efficientnet-b6": (1.8, 2.6, 0.5),
+    "efficientnet-b7": (2.0, 3.1, 0.5),
+}
+
+
 class EfficientNetArguments(Arguments):
-    """Arguments of MONAI's ``EfficientNetBN``: which of the published sizes (Tan and Le 2019)."""
+    """Arguments of MONAI's ``EfficientNet``: which of the published sizes (Tan and Le 2019)."""
 
     variant: Literal[
-        "efficientnet-b0", "efficientnet-b1", "efficientnet-b2", "efficientnet-b3", "efficientnet-b4",
-        "efficientnet-b5", "efficientnet-b6", "efficientnet-b7", "efficientnet-b8",
+        "efficientnet-b0", "efficientnet-b1", "efficientnet-b2", "efficientnet-b3",
+        "efficientnet-b4", "efficientnet-b5", "efficientnet-b6", "efficientnet-b7",
     ] = "efficientnet-b0"  # fmt: skip
 
 

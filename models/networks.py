@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from models.cnn import CNN
 from models.network_arguments import (
     DENSENETS,
+    EFFICIENTNET_STAGES,
+    EFFICIENTNETS,
     RESNETS,
     CNNArguments,
     DenseNetArguments,
@@ -89,15 +91,19 @@ def _build_resnet(chosen: ResNetArguments, shape: Shape) -> nn.Module:
 
 
 def _build_efficientnet(chosen: EfficientNetArguments, shape: Shape) -> nn.Module:
-    """Build MONAI's EfficientNet."""
-    from monai.networks.nets.efficientnet import EfficientNetBN  # see the top of the file
+    """Build MONAI's EfficientNet, padded for the images' own size rather than for the published one."""
+    from monai.networks.nets.efficientnet import EfficientNet  # see the top of the file
 
-    network: nn.Module = EfficientNetBN(
-        chosen.variant,
-        pretrained=False,  # MONAI's default downloads
+    width, depth, dropout = EFFICIENTNETS[chosen.variant]
+    network: nn.Module = EfficientNet(
+        list(EFFICIENTNET_STAGES),
         spatial_dims=shape.spatial_dims,
         in_channels=shape.in_channels,
         num_classes=shape.out_channels,
+        width_coefficient=width,
+        depth_coefficient=depth,
+        dropout_rate=dropout,
+        image_size=max(shape.spatial_size),
     )
     return network
 
