@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from models.networks import NETWORKS, build_network
 
@@ -17,8 +18,12 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def build(
-    name: str, arguments: dict[str, Any] = None, size: tuple[int, ...] = (16, 16), outputs: int = 3, channels: int = 2
-):
+    name: str,
+    arguments: dict[str, Any] | None = None,
+    size: tuple[int, ...] = (16, 16),
+    outputs: int = 3,
+    channels: int = 2,
+) -> nn.Module:
     return build_network(
         name,
         SMALL[name] if arguments is None else arguments,
