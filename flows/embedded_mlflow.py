@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flows.database_templates import seed_database
+from flows.database_templates import mlflow_edition, seed_database
 from flows.embedded_server import EmbeddedServer, ServerProgram, start_server
 
 MLFLOW = ServerProgram("MLflow", "flows.embedded_mlflow_child", "", "/health", "mlflow-server", "--mlflow-port")
@@ -40,4 +40,4 @@ def seed_mlflow(home: Path) -> bool:
     Returns:
         Whether the file was made.
     """
-    return seed_database(home.absolute() / "mlflow.db", "mlflow")
+    return seed_database(home.absolute() / "mlflow.db", mlflow_edition())

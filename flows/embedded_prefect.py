@@ -13,7 +13,7 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-from flows.database_templates import cache_folder, keep_template, template_path
+from flows.database_templates import cache_folder, keep_template, mlflow_edition, prefect_edition, template_path
 from flows.embedded_server import EmbeddedServer, ServerProgram, start_server
 
 PREFECT = ServerProgram("Prefect", "flows.embedded_prefect_child", "/api", "/api/health", "prefect", "--prefect-port")
@@ -67,7 +67,8 @@ def server_environment(folder: Path, *, ui: bool) -> dict[str, str]:
         "PREFECT_API_URL": "{url}/api",
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
         "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
-        # Registered once, into the template.
+        # Both are done when the database is made or its edition changes (see the child).
+        "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
         "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
         "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
@@ -89,18 +90,19 @@ def prepare_templates() -> list[Path]:
     Returns:
         The templates that are there now.
     """
+    prefect, mlflow = template_path(prefect_edition()), template_path(mlflow_edition())
     with tempfile.TemporaryDirectory(prefix="wardround-") as home:
-        if not template_path("prefect").exists():
-            with EmbeddedPrefect.start(Path(home), ui=True) as server:
+        if not prefect.exists():
+            with EmbeddedPrefect.start(Path(home)) as server:
                 server.wait_ready(180)
-        if not template_path("mlflow").exists():
+        if not mlflow.exists():
             # Takes seconds, and only this command needs it.
             from components.tracking.connection import prepare_database
 
             database = Path(home) / "mlflow.db"
             prepare_database(f"sqlite:///{database}")
-            keep_template(database, "mlflow")
-    return [path for path in (template_path("prefect"), template_path("mlflow")) if path.exists()]
+            keep_template(database, mlflow_edition())
+    return [path for path in (prefect, mlflow) if path.exists()]
 
 
 def main() -> None:

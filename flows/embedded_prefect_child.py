@@ -21,19 +21,14 @@ import sys
 import warnings
 from pathlib import Path
 
-from flows.database_templates import copy_database, keep_template, seed_database
+from flows.database_templates import copy_database, keep_template, prefect_edition, seed_database
 from flows.embedded_child import begin, serve
 
 
 def main(arguments: list[str]) -> None:
     """Serve until the last user is gone or SIGTERM arrives."""
     listener, folder = begin(arguments)
-    database = folder / "prefect.db"
-    fresh = not database.exists()
-    if fresh and not seed_database(database, "prefect"):
-        _create(database)
-    # A database of this very version needs no look at its migrations (0.2 s).
-    os.environ["PREFECT_SERVER_DATABASE_MIGRATE_ON_START"] = str(not fresh).lower()
+    bring_up_to_date(folder / "prefect.db")
     _complete_models_on_first_use()
     # Heavy, and after the watch for the parent's end has begun.
     from flows.prefect_database import use_writing_transactions, written
@@ -44,16 +39,30 @@ def main(arguments: list[str]) -> None:
     serve(create_app(), listener, written)
 
 
-def _create(database: Path) -> None:
-    """Migrate beside `database`, keep the result as the template, and give it its name: whole or not at all."""
-    draft = database.with_name(".prefect.db.new")
-    draft.unlink(missing_ok=True)
-    variables = {**os.environ, "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{draft}"}
+def bring_up_to_date(database: Path) -> None:
+    """Make the database if there is none, or migrate it if another edition of Prefect wrote it.
+
+    The edition is written beside it, so that a start of the same edition (nearly all) need not even look.
+    """
+    edition = prefect_edition()
+    written_by = database.with_name("edition")
+    if not database.exists() and not seed_database(database, edition):
+        draft = database.with_name(".prefect.db.new")
+        draft.unlink(missing_ok=True)
+        _migrate(draft)
+        keep_template(draft, edition)
+        copy_database(draft, database)
+        draft.unlink()
+    elif not written_by.exists() or written_by.read_text() != edition:
+        _migrate(database)
+    written_by.write_text(edition)
+
+
+def _migrate(database: Path) -> None:
+    """Migrate in a process of its own: Prefect in this one is bound to the database that it will serve."""
+    variables = {**os.environ, "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}"}
     command = [sys.executable, "-P", "-m", "flows.prefect_database"]
     subprocess.run(command, env=variables, check=True)  # noqa: S603 - our own module, no shell
-    keep_template(draft, "prefect")
-    copy_database(draft, database)
-    draft.unlink()
 
 
 def _complete_models_on_first_use() -> None:

@@ -1,6 +1,6 @@
 """How the embedded Prefect server uses SQLite; runs inside the server's process only.
 
-As a program (``python -m flows.prefect_database``) it makes a new, migrated database where
+As a program (``python -m flows.prefect_database``) it makes or migrates the database where
 ``PREFECT_SERVER_DATABASE_CONNECTION_URL`` says.
 """
 
@@ -12,6 +12,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from prefect.plugins import load_prefect_collections
 from prefect.server.database import dependencies, provide_database_interface
 from prefect.server.database.configurations import ENGINES, AioSqliteConfiguration
 from prefect.server.models.block_registration import run_block_auto_registration
@@ -48,7 +49,8 @@ def use_writing_transactions() -> None:
 
 
 async def create_database() -> None:
-    """Migrate a new database and register the block types that Prefect and its collections bring."""
+    """Migrate a database to this version and register the block types that Prefect and its collections bring."""
+    load_prefect_collections()
     database = provide_database_interface()
     await database.create_db()
     async with await database.session() as session:

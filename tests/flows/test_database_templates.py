@@ -2,11 +2,20 @@
 
 import sqlite3
 from contextlib import closing
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 
-from flows.database_templates import cache_folder, copy_database, keep_template, seed_database, template_path
+from flows.database_templates import (
+    cache_folder,
+    copy_database,
+    keep_template,
+    mlflow_edition,
+    prefect_edition,
+    seed_database,
+    template_path,
+)
 
 
 @pytest.fixture
@@ -33,9 +42,10 @@ def test_cache_folder_ignores_a_relative_xdg_cache_home(monkeypatch: pytest.Monk
     assert cache_folder() == Path.home() / ".cache" / "wardround"
 
 
-def test_template_is_kept_per_version(cache: Path) -> None:
-    assert template_path("prefect").parent == cache / "wardround" / "databases"
-    assert template_path("prefect").name.startswith("prefect-3.")
+def test_template_is_kept_per_edition(cache: Path) -> None:
+    assert template_path(prefect_edition()).parent == cache / "wardround" / "databases"
+    assert prefect_edition().startswith(f"prefect-{version('prefect')}-")
+    assert mlflow_edition() == f"mlflow-{version('mlflow')}"
 
 
 def test_copy_holds_what_was_committed_and_leaves_one_file(tmp_path: Path) -> None:

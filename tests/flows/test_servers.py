@@ -214,7 +214,7 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_a_server_that_ends_while_starting_says_why(tmp_path: Path) -> None:
-    program = ServerProgram("Prefect", "flows.no_such_module", "/api", "/api/health", "--prefect-port")
+    program = ServerProgram("Prefect", "flows.no_such_module", "/api", "/api/health", "prefect", "--prefect-port")
     server = start_server(program, tmp_path, environment=dict(os.environ), arguments=[])
     with server, pytest.raises(ServiceError, match=r"ended while starting.*server\.log.*no_such_module"):
         server.wait_ready(30)
