@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
-from components.assemble import quorum_of, select_roster
+from components.assemble import quorum_of
 from components.checks import expected_entries, verify_answer, verify_update
 from components.dispatch import InitialModel
 from components.errors import RefusedError
@@ -76,27 +76,27 @@ def first_state(strategy: Strategy, initial: InitialModel, store: FolderStore) -
     return strategy.init(store.get(initial.weights_digest), frozenset(initial.statistics))
 
 
-def plan_round(study: Study, strategy: Strategy, state: ServerState, *, training: str, sites: Iterable[str], base_digest: str) -> RoundPlan:
-    """Plan the round after `state`: whom to ask, how many must deliver, from which weights.
+def plan_round(
+    study: Study, strategy: Strategy, state: ServerState, *, training: str, roster: list[str], base_digest: str
+) -> RoundPlan:
+    """Plan the round after `state`.
 
     Args:
         study: The study.
         strategy: Its strategy, for the instructions to the sites.
         state: The state the round starts from.
         training: Identifier of the training.
-        sites: Names of the sites that are ready.
+        roster: Names of the sites that are asked, in order.
         base_digest: Digest of `state.weights` in the exchange.
     """
-    number = state.round + 1
-    roster = select_roster(study, sorted(sites), number)
     return RoundPlan(
         study=study.study,
         study_digest=study.digest,
         training=training,
-        round=number,
+        round=state.round + 1,
         base_digest=base_digest,
         roster=roster,
-        quorum=quorum_of(study, len(roster)),
+        quorum=quorum_of(study, len(roster)) if len(roster) > 1 else 1,
         deadline_s=study.rounds.deadline_s,
         instructions=strategy.instructions(state),
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from components.assemble import select_roster
 from components.convergence import assess
 from components.dispatch import Dispatcher, InitialModel
 from components.errors import QuorumError
@@ -80,7 +81,8 @@ def simulate(
     rounds: list[SimulatedRound] = []
     left_out = initial.normalisation if strategy.personal == "normalisation" else []
     while len(rounds) < study.rounds.max:
-        plan = plan_round(study, strategy, state, training=training, sites=sites, base_digest=ref.weights)
+        roster = select_roster(study, sorted(sites), state.round + 1) if len(sites) > 1 else list(sites)
+        plan = plan_round(study, strategy, state, training=training, roster=roster, base_digest=ref.weights)
         orders = {site: training_order(plan, site) for site in plan.roster}
         futures = {site: dispatcher.submit(order) for site, order in orders.items()}
         answers = {site: receive(orders[site], futures[site].result(), state, store, left_out=left_out) for site in futures}

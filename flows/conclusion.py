@@ -15,7 +15,7 @@ from components.evaluation.figures import (
     participation_figure,
     roc_figure,
 )
-from components.federation import pool_sums
+from components.federation import Evaluation, pool_sums
 from components.sums_file import read_sums
 from components.tracking.aliases import move_champion
 from components.tracking.registry import RegisteredVersion, Registry
@@ -40,10 +40,11 @@ def conclude(session: Session, tracker: Tracker, registry: Registry) -> dict[str
     metric = f"validation/{session.metric}"
     champion = move_champion(registry, name, training=session.training, metric=metric, mode=session.mode)
     _log_tests(session, tracker, version, results)
-    figures = training_figures(session, results)
+    tested = tested_evaluation(session)
+    figures = training_figures(session, results, tested)
     for place, content in figures.items():
         tracker.log_bytes(place, content)
-    report = write_report(session, results, figures, champion)
+    report = write_report(session, results, figures, tested=tested, champion=champion.version)
     tracker.log_text("report.html", report.read_text(encoding="utf-8"))
     tracker.finish("FINISHED", "converged" if progress.converged else "all rounds done")
     return {
@@ -54,7 +55,13 @@ def conclude(session: Session, tracker: Tracker, registry: Registry) -> dict[str
     }
 
 
-def training_figures(session: Session, results: Results) -> dict[str, bytes]:
+def tested_evaluation(session: Session) -> Evaluation:
+    """Return the best round's evaluation on the test items."""
+    digest = (session.ledger.tested or {}).get("evaluation")
+    return pool_sums(session.study, read_sums(session.folder / "test.json", digest)["global"])
+
+
+def training_figures(session: Session, results: Results, tested: Evaluation) -> dict[str, bytes]:
     """Draw what belongs to the whole training."""
     ledger = session.ledger
     evaluations = {number: session.evaluation(number) for number in sorted(ledger.rounds)}
@@ -67,7 +74,6 @@ def training_figures(session: Session, results: Results) -> dict[str, bytes]:
         }
         for site in session.sites
     }
-    tested = pool_sums(session.study, read_sums(session.folder / "test.json", (ledger.tested or {}).get("evaluation"))["global"])
     best = session.progress().best_round
     figures = {
         "figures/convergence.png": convergence_figure(session.metric, pooled, sites, best_round=best),

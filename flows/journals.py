@@ -47,7 +47,7 @@ def verify_journal(console: Console, name: str, home: Path) -> None:
     """
     path = journal_path(name, home)
     report = verify(path)
-    console.print(f"[green]{escape(str(path))}: {report.entries} entries, the chain holds[/green], {report.last_hash[:16]}")
+    console.print(f"[green]{escape(str(path))}: {report.entries} entries, the chain holds[/green], {report.head[:16]}")
 
 
 def _short(text: str, most: int = 120) -> str:

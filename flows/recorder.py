@@ -62,6 +62,7 @@ class Recorder:
         self._opened: Future[tuple[Tracker, Registry]] = self._thread.submit(self._open)
         self._template: Future[Template] | None = None
         self._started: Future[None] | None = None
+        self._flow_url = _prefect_ui()
 
     def __enter__(self) -> Recorder:
         return self
@@ -71,7 +72,8 @@ class Recorder:
 
     def start(self, session: Session, flow_run: str) -> None:
         """Open the training's runs, and have the network exported, both in the background."""
-        self._started = self._thread.submit(self._start, session, flow_run)
+        self._flow_url = f"{_prefect_ui()}/runs/flow-run/{flow_run}"
+        self._started = self._thread.submit(self._start, session)
         self._template = self._thread.submit(self._find_template, session)
 
     def register(self, session: Session, number: int) -> Future[int]:
@@ -88,6 +90,10 @@ class Recorder:
         """End the training's runs; wait until that is recorded."""
         if self._started is not None and self._started.done() and self._started.exception() is None:
             self._thread.submit(lambda: self._opened.result()[0].finish(status, reason)).result()
+
+    def links(self) -> dict[str, str]:
+        """Return where more is to be found, by name."""
+        return {"MLflow": f"{self._ui()}/#/models/{self._study.study}", "Prefect": self._flow_url}
 
     def version_url(self, name: str, version: int | None) -> str:
         """Return the address of a version's page in the MLflow UI."""
@@ -116,7 +122,7 @@ class Recorder:
             raise StorageError(f"the exported network in {folder} cannot be read back: remove the folder and try again")
         return found
 
-    def _start(self, session: Session, flow_run: str) -> None:
+    def _start(self, session: Session) -> None:
         from components.tracking.datasets import SiteDataset
 
         tracker, _ = self._opened.result()
@@ -133,8 +139,7 @@ class Recorder:
             "sites": len(session.sites),
             "parameters": session.ledger.initial.parameters,
         }
-        link = f"{_prefect_ui()}/runs/flow-run/{flow_run}"
-        tags = {"wardround.prefect_url": link, "wardround.code_version": code_version()}
+        tags = {"wardround.prefect_url": self._flow_url, "wardround.code_version": code_version()}
         tracker.start_training(session.training, study=study, params=params, tags=tags)
         for site, found in sorted(session.ledger.preparations.items()):
             if found.items is not None:

@@ -3,15 +3,122 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 
-from components.tracking.aliases import AliasDecision
-from flows.results import Results
+from components.evaluation.metrics import undefined_metrics
+from components.evaluation.report import training_report
+from components.evaluation.summary import ReportFigure, RoundSummary, SiteSummary, TrainingSummary
+from components.exchange.files import storage_errors
+from components.federation import Evaluation
+from components.rounds import ItemCounts, ScoreSums
+from components.study_file import dump_study
+from flows.results import ALL_SITES, Results
 from flows.session import Session
+from flows.version import code_version
+
+FIGURES = {
+    "figures/convergence.png": ("Convergence", "The watched metric on the pooled validation items, round by round."),
+    "figures/participation.png": ("Participation", "Who took part in which round."),
+    "figures/test_roc.png": ("ROC on the test items", "Each site's curve and the curve of all items together."),
+    "figures/test_calibration.png": ("Calibration on the test items", "What a score means: its share of positives."),
+    "figures/comparison.png": ("Compared", "Local-only, federated and pooled model on each site's test items."),
+}
 
 
-def write_report(session: Session, results: Results, figures: Mapping[str, bytes], champion: AliasDecision) -> Path:
-    """Write the report."""
+def write_report(
+    session: Session, results: Results, figures: Mapping[str, bytes], *, tested: Evaluation, champion: int | None
+) -> Path:
+    """Write the report and return its path.
+
+    Args:
+        session: The training.
+        results: Test metrics by site and model.
+        figures: PNGs by place; those of `FIGURES` are shown.
+        tested: The best round on the test items.
+        champion: The version that carries ``champion`` now.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
     path = session.folder / "report.html"
-    path.write_text("<html></html>", encoding="utf-8")
+    with storage_errors("write", path):
+        path.write_text(training_report(summarise(session, results, figures, tested=tested, champion=champion)), encoding="utf-8")
     return path
+
+
+def summarise(
+    session: Session, results: Results, figures: Mapping[str, bytes], *, tested: Evaluation, champion: int | None
+) -> TrainingSummary:
+    """Collect what the report says; arguments as of `write_report`."""
+    study, progress = session.study, session.progress()
+    pooled = results[ALL_SITES]
+    started = next(entry for entry in session.journal.entries if entry.data.get("training") == session.training)
+    return TrainingSummary(
+        study=study.study,
+        description=study.description,
+        study_text=dump_study(study),
+        study_digest=study.digest,
+        training=session.training,
+        started=datetime.fromisoformat(started.time),
+        ended=datetime.now(UTC),
+        stopped="The global model has converged." if progress.converged else "All rounds of the study are done.",
+        code_version=code_version(),
+        strategy=_with_arguments(study.strategy.name, study.strategy.hyperparameters),
+        network=_with_arguments(study.network.name, study.network.arguments),
+        kind=study.task.kind,
+        classes=tuple(study.task.classes),
+        threshold=study.task.threshold,
+        bins=study.evaluate.bins,
+        metric=session.metric,
+        rounds=tuple(_round(session, number) for number in sorted(session.ledger.rounds)),
+        best_round=progress.best_round,
+        champion=str(champion or ""),
+        sites=tuple(_site(session, site, results, tested) for site in session.sites),
+        test=pooled["global"],
+        undefined=_undefined(session, tested.pooled),
+        comparison={model: row[session.metric] for model, row in pooled.items() if session.metric in row and ":" not in model},
+        figures=tuple(ReportFigure(*FIGURES[place], png) for place, png in figures.items() if place in FIGURES),
+        links=session.recorder.links(),
+    )
+
+
+def _round(session: Session, number: int) -> RoundSummary:
+    item = session.ledger.rounds[number]
+    return RoundSummary(
+        number=number,
+        version=str(item.version or ""),
+        items={site: (counts.usable, counts.expected) for site, counts in _counts(session, item.took_part).items()},
+        seconds=item.seconds,
+        metric=session.evaluation(number).metrics.get(session.metric),
+        weights_digest=item.require_state().weights,
+        absent={
+            site: item.refused.get(site, "not asked") for site in session.ledger.preparations if site not in item.received
+        },
+    )
+
+
+def _site(session: Session, site: str, results: Results, tested: Evaluation) -> SiteSummary:
+    row = results.get(site, {})
+    return SiteSummary(
+        name=site,
+        items=_counts(session, [site])[site],
+        test=row.get("global", {}),
+        undefined=_undefined(session, tested.by_site[site]) if site in tested.by_site else {},
+        comparison={model: metrics[session.metric] for model, metrics in row.items() if session.metric in metrics},
+    )
+
+
+def _counts(session: Session, sites: list[str]) -> dict[str, ItemCounts]:
+    found = {site: session.ledger.preparations[site].items for site in sites}
+    return {site: counts for site, counts in found.items() if counts is not None}
+
+
+def _undefined(session: Session, sums: ScoreSums) -> Mapping[str, str]:
+    task = session.study.task
+    return undefined_metrics(sums, kind=task.kind, threshold=task.threshold, classes=task.classes)
+
+
+def _with_arguments(name: str, arguments: Mapping[str, object]) -> str:
+    inside = ", ".join(f"{key}={value}" for key, value in arguments.items())
+    return f"{name}({inside})"

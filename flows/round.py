@@ -17,6 +17,7 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Cancelled, State
 
+from components.assemble import select_roster
 from components.errors import QuorumError, SiteError, WardRoundError
 from components.federation import (
     Evaluation,
@@ -43,8 +44,9 @@ def open_round(session: Session, state: ServerState, number: int) -> OpenRound:
     item = session.ledger.rounds.get(number)
     if item is None:
         base = session.digest_after(number - 1)
+        roster = select_roster(session.study, session.sites, number)
         plan = plan_round(
-            session.study, session.strategy, state, training=session.training, sites=session.sites, base_digest=base
+            session.study, session.strategy, state, training=session.training, roster=roster, base_digest=base
         )
         session.record("round_planned", round=number, plan=plan.model_dump(mode="json"))
         item = session.ledger.rounds[number]

@@ -213,7 +213,7 @@ def _plain(preparations: Mapping[str, Preparation]) -> dict[str, Any]:
 
 def _run_flow(parts: Parts, ledger: TrainingLedger, api_url: str) -> TrainingOutcome:
     """Run the Prefect flow in an event loop of its own, also where one is running already (a notebook)."""
-    os.environ.update(prefect_environment(api_url, parts.home))
+    os.environ.update(prefect_environment(api_url, parts.home, user=os.environ))
     # Prefect reads its settings when it is first imported, so not before they are known.
     from components.exchange.store import FolderStore
     from flows.prefect_settings import settings_for
