@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -13,13 +15,11 @@ from torch import Tensor
 from components.data.dicom import read_dicom
 from components.data.nifti import read_nifti
 from components.data.picture import Picture
-from components.data.quarantine import UnusableItemError
+from components.data.quarantine import DAMAGED, UnusableItemError
 from components.data.raster import read_raster
 from components.data.transforms import prepare
 from components.errors import DataError
 from components.study import Data
-
-DAMAGED = "cannot be read: truncated, damaged, or of a kind that is not supported"
 
 
 def decode(files: Sequence[Path], data: Data) -> Tensor:
@@ -36,8 +36,7 @@ def decode(files: Sequence[Path], data: Data) -> Tensor:
         UnusableItemError: With the reason, whatever is wrong with the file.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # readers warn of what they repair; what they cannot, they raise
+        with _quiet():
             return prepare(read_picture(files, data.modality), data)
     except UnusableItemError:
         raise
@@ -47,6 +46,20 @@ def decode(files: Sequence[Path], data: Data) -> Tensor:
         raise UnusableItemError("no right to read the file") from None
     except Exception as error:  # a hostile or broken file makes readers raise anything; the item is set aside
         raise UnusableItemError(DAMAGED) from error
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep readers from warning of what they repair, with the file's name; what they cannot repair, they raise."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def read_picture(files: Sequence[Path], modality: Sequence[str]) -> Picture:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.data.picture import Picture
-from components.data.quarantine import UnusableItemError
+from components.data.quarantine import DAMAGED, UnusableItemError
 
 _RAS_FROM_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _GAP = 1.5  # a slice further than this many usual distances from the one before it: one is missing
@@ -51,7 +51,9 @@ def read_dicom(paths: Sequence[Path], *, modality: Sequence[str] = ()) -> Pictur
 
 
 def _check(dataset: Any, modality: Sequence[str]) -> None:
-    """Refuse another modality, and objects without pixels."""
+    """Refuse what is no object, another modality, and objects without pixels."""
+    if "SOPClassUID" not in dataset and "Rows" not in dataset:
+        raise UnusableItemError(DAMAGED)
     given = str(dataset.get("Modality", ""))
     shown = given if re.fullmatch(r"[A-Z]{2,16}", given) else "unknown"
     if modality and given not in modality:

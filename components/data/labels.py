@@ -56,10 +56,12 @@ def _index(value: object, classes: Sequence[str]) -> int:
         value = value.strip()
         if value in classes:
             return classes.index(value)
-        if not (value.isascii() and value.isdigit()):
+        if not (value.isascii() and value.isdigit() and len(value) < 10):
             raise UnusableItemError(OUTSIDE)
         value = int(value)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != int(value):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UnusableItemError(OUTSIDE)
+    if isinstance(value, float) and not value.is_integer():
         raise UnusableItemError(OUTSIDE)
     if not 0 <= value < len(classes):
         raise UnusableItemError(OUTSIDE)

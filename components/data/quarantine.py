@@ -13,6 +13,7 @@ from pathlib import Path
 from components.errors import StorageError
 
 QUARANTINE_FILE = "quarantine.csv"
+DAMAGED = "cannot be read: truncated, damaged, or of a kind that is not supported"
 
 
 class UnusableItemError(Exception):

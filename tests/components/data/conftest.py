@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
 from components.data.sources import SiteSource, SourcePart
 from components.study import Study
@@ -73,3 +75,27 @@ def add_row(hospital: Path) -> Callable[..., None]:
 def source(hospital: Path) -> SiteSource:
     """The hospital as a site's source."""
     return SiteSource(name="north", parts=[SourcePart(site="north", kind="folder", path=str(hospital))])
+
+
+@pytest.fixture
+def write_series() -> Callable[..., None]:
+    """Write an axial DICOM series of 0.8 x 0.5 x 2 mm; the volume is [slices, rows, columns]."""
+
+    def write(folder: Path, volume: np.ndarray) -> None:
+        folder.mkdir()
+        for number, pixels in enumerate(volume):
+            dataset = Dataset()
+            dataset.file_meta = FileMetaDataset()
+            dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+            dataset.SOPClassUID, dataset.SOPInstanceUID = CTImageStorage, f"1.2.3.{number + 1}"
+            dataset.SeriesInstanceUID, dataset.Modality = "1.2.3", "CT"
+            dataset.Rows, dataset.Columns = pixels.shape
+            dataset.SamplesPerPixel, dataset.PixelRepresentation = 1, 0
+            dataset.PhotometricInterpretation = "MONOCHROME2"
+            dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+            dataset.PixelSpacing, dataset.ImageOrientationPatient = [0.5, 0.8], [1, 0, 0, 0, 1, 0]
+            dataset.ImagePositionPatient = [0, 0, 2 * number]
+            dataset.PixelData = pixels.astype("<u2").tobytes()
+            dataset.save_as(folder / f"slice{number}.dcm", enforce_file_format=True)
+
+    return write

@@ -90,4 +90,4 @@ def test_a_patient_in_two_named_splits_is_found() -> None:
     assert conflicting_patients(["a", "a", "b"], ["train", "test", "train"]) == {"a"}
 
 
-EXPECTED: list[str] = []
+EXPECTED = ["validation", *["train"] * 6, "test"]
