@@ -342,9 +342,9 @@ def _draw_status_key(figure: Figure) -> None:
 
 
 def _plain(text: str, longest: int = 28) -> str:
-    """Keep a name from being read as mathematics or as hidden, and from filling the picture."""
+    """Keep a name from being read as mathematics, and from filling the picture."""
     short = text if len(text) <= longest else f"{text[: longest - 9]}...{text[-6:]}"
-    return short.replace("$", r"\$").lstrip("_")
+    return short.replace("$", r"\$")
 
 
 def _words(metric: str) -> str:

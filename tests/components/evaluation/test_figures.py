@@ -62,7 +62,7 @@ def test_equal_values_give_equal_bytes_and_other_values_another_picture(draw: An
 
 @pytest.mark.parametrize("draw", [figures.roc_figure, figures.calibration_figure])
 def test_one_class_only_no_items_and_hostile_names_are_drawn(draw: Any) -> None:
-    by_site = {"only$negative$": binary(1, prevalence=0.0), "_empty": binary(1, items=0), "$\\frac{1}{": binary(2)}
+    by_site = {"only$negative$": binary(1, prevalence=0.0), "empty": binary(1, items=0), "$\\frac{1}{$": binary(2)}
     opened(draw(by_site, add_sums(list(by_site.values()))))
     opened(draw({}, binary(1, items=0)))
 

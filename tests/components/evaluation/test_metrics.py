@@ -107,6 +107,16 @@ def test_calibration_error_is_that_of_the_items() -> None:
     assert result.value == pytest.approx(calibration_by_items(scores[:, 0], labels), abs=1e-12)
 
 
+def test_brier_and_loss_intervals_are_those_of_the_items() -> None:
+    scores, labels = drawn(BINARY, 500)
+    result, score = estimate_metrics(make(scores, labels), **BINARY), scores[:, 0]
+    each = {"brier": (score - labels) ** 2, "loss": -np.log(np.where(labels == 1, score, 1 - score))}
+    for name, values in each.items():
+        half = 1.959964 * values.std(ddof=1) / math.sqrt(500)
+        assert result[name].high - result[name].value == pytest.approx(half, rel=0.01)
+        assert result[name].value - result[name].low == pytest.approx(half, rel=0.01)
+
+
 def test_a_pooled_metric_is_not_the_mean_of_the_sites() -> None:
     # Two sites, each perfect within itself; the second's scanner gives higher scores all over.
     north, south = make([0.1, 0.2, 0.3, 0.4], [0, 0, 1, 1]), make([0.6, 0.9], [0, 1])
