@@ -20,16 +20,17 @@ WORKDIR /source
 # Dependencies first: this layer, the large one, is kept until pyproject.toml or the pins change. The
 # package itself is added below; for its metadata, empty packages are enough.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir components flows models \
+RUN mkdir components flows models studies \
     && touch components/__init__.py flows/__init__.py models/__init__.py \
     && /opt/wardround/bin/pip install -c constraints.txt setuptools \
     && /opt/wardround/bin/pip install -c constraints.txt --no-build-isolation \
         ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} . \
     && /opt/wardround/bin/pip uninstall -y wardround \
-    && rm -rf components flows models build *.egg-info
+    && rm -rf components flows models studies build *.egg-info
 COPY components components
 COPY flows flows
 COPY models models
+COPY studies studies
 RUN /opt/wardround/bin/pip install --no-deps --no-build-isolation . \
     && /opt/wardround/bin/pip check \
     && /opt/wardround/bin/python -m compileall -q /opt/wardround/lib
@@ -45,7 +46,6 @@ RUN groupadd --gid 10001 wardround \
     && useradd --uid 10001 --gid wardround --create-home --shell /usr/sbin/nologin wardround
 COPY --from=build /opt/wardround /opt/wardround
 COPY --from=build --chown=wardround:wardround /opt/cache /opt/cache
-COPY studies /opt/wardround/studies
 ENV PATH=/opt/wardround/bin:$PATH \
     XDG_CACHE_HOME=/opt/cache \
     WARDROUND_HOME=/home/wardround/work/.wardround \

@@ -13,6 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("components", "flows", "models")
+CONTENT = (*PACKAGES, "studies")
 
 
 def run(command: list[str], folder: Path) -> str:
@@ -29,7 +30,7 @@ def run(command: list[str], folder: Path) -> str:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel, built from a copy, so that building leaves nothing in the checkout."""
     source = tmp_path_factory.mktemp("source")
-    for package in PACKAGES:
+    for package in CONTENT:
         shutil.copytree(ROOT / package, source / package, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, source / file)
@@ -64,7 +65,7 @@ def ask(python: str, folder: Path, program: str) -> dict[str, object]:
 
 def test_wheel_holds_every_file_of_the_packages_and_nothing_else(wheel: Path) -> None:
     inside = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    files = (path for package in PACKAGES for path in (ROOT / package).rglob("*") if path.is_file())
+    files = (path for package in CONTENT for path in (ROOT / package).rglob("*") if path.is_file())
     assert inside == {str(path.relative_to(ROOT)) for path in files if "__pycache__" not in path.parts}
 
 
