@@ -193,14 +193,13 @@ def _check_server(uri: str) -> None:
 
 def _check_port(uri: str) -> None:
     """See that something listens where the database should be; MLflow itself would try for 100 s."""
-    url = make_url(uri)
-    port = url.port or _PORTS.get(url.get_backend_name())
-    if not url.host or port is None:
-        raise ServiceError(
-            _message("use the address", uri, "it must be sqlite:///FILE, postgresql://... or http(s)://...")
-        )
+    parts = urlsplit(uri)
+    port = parts.port or _PORTS.get(parts.scheme.partition("+")[0])
+    if not parts.hostname or port is None:
+        reason = "the address must be sqlite:///FILE, postgresql://... or http(s)://..."
+        raise ServiceError(_message("open the tracking database", uri or "''", reason))
     try:
-        socket.create_connection((url.host, port), timeout=REACH_S).close()
+        socket.create_connection((parts.hostname, port), timeout=REACH_S).close()
     except OSError as error:
         raise ServiceError(_message("reach the database", uri, f"{error}; is it running?")) from error
 

@@ -1,13 +1,17 @@
 import json
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from components.errors import ServiceError
+from components.study import Study
 from components.tracking.aliases import decide_best, decide_champion, move_best, move_champion
-from components.tracking.registry import RegisteredVersion
+from components.tracking.registry import RegisteredVersion, Registry, Release
+from components.tracking.runs import Tracker
 
 
-def version(number, training="first", data="d1", **metrics):
+def version(number: int, training: str = "first", data: str = "d1", **metrics: float) -> RegisteredVersion:
     tags = {"wardround.training": training, "wardround.evaluation_data": data, "wardround.metrics": json.dumps(metrics)}
     return RegisteredVersion("study", number, f"m-{number}", "run", tags)
 
@@ -25,7 +29,9 @@ BEST_CASES = [
 
 
 @pytest.mark.parametrize(("candidate", "incumbent", "mode", "moves"), BEST_CASES)
-def test_best_is_the_earliest_best_version_of_its_training(candidate, incumbent, mode, moves):
+def test_best_is_the_earliest_best_version_of_its_training(
+    candidate: Any, incumbent: Any, mode: Any, moves: Any
+) -> None:
     assert decide_best(candidate, incumbent, metric="auroc", mode=mode)[0] is moves
 
 
@@ -41,13 +47,15 @@ CHAMPION_CASES = [
 
 
 @pytest.mark.parametrize(("candidate", "incumbent", "moves", "reason"), CHAMPION_CASES)
-def test_champion_is_beaten_only_on_the_same_data(candidate, incumbent, moves, reason):
+def test_champion_is_beaten_only_on_the_same_data(candidate: Any, incumbent: Any, moves: Any, reason: Any) -> None:
     decided, why = decide_champion(candidate, incumbent, metric="auroc", mode="max")
     assert decided is moves
     assert reason in why
 
 
-def test_aliases_move_by_rule_over_two_trainings(open_tracker, registry, release, study):
+def test_aliases_move_by_rule_over_two_trainings(
+    open_tracker: Callable[[], Tracker], registry: Registry, release: Callable[..., Release], study: Study
+) -> None:
     tracker = open_tracker()
     for number, auroc in enumerate((0.6, 0.8, 0.7), start=1):
         move_best(registry, registry.register(release(tracker, number, auroc)), metric="auroc", mode="max")
@@ -65,7 +73,9 @@ def test_aliases_move_by_rule_over_two_trainings(open_tracker, registry, release
     assert registry.get_alias(study.study, "champion").version == 2
 
 
-def test_deciding_again_changes_nothing(open_tracker, registry, release, study):
+def test_deciding_again_changes_nothing(
+    open_tracker: Callable[[], Tracker], registry: Registry, release: Callable[..., Release], study: Study
+) -> None:
     version_1 = registry.register(release(open_tracker(), 1))
     for expected in (True, False):
         assert move_best(registry, version_1, metric="auroc", mode="max").moved is expected
@@ -74,6 +84,6 @@ def test_deciding_again_changes_nothing(open_tracker, registry, release, study):
     assert registry.get(study.study, 1).tags["wardround.champion"] == "yes: there was no champion yet"
 
 
-def test_a_training_without_versions_has_no_champion(registry):
+def test_a_training_without_versions_has_no_champion(registry: Registry) -> None:
     with pytest.raises(ServiceError, match="register its rounds first"):
         move_champion(registry, "study", training="first", metric="auroc", mode="max")

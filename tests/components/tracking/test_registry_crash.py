@@ -5,12 +5,17 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
+from components.rounds import ServerState
+from components.study import Study
 from components.tracking.aliases import move_best
+from components.tracking.package import Template
 from components.tracking.registry import Registry, Release
 from components.tracking.runs import Tracker
 
@@ -24,7 +29,13 @@ STEPS = [
 
 
 @pytest.fixture(scope="module")
-def crashed(empty_database, template, state, study, tmp_path_factory):
+def crashed(
+    empty_database: Path,
+    template: Template,
+    state: Callable[[int], ServerState],
+    study: Study,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, tuple[str, Release]]:
     """For each step: the address of a database in which a process was killed at it, and the release."""
     from components.tracking.package import write_package
 
@@ -48,7 +59,7 @@ def crashed(empty_database, template, state, study, tmp_path_factory):
 
 
 @pytest.mark.parametrize("step", STEPS)
-def test_registering_again_after_a_crash_leaves_one_of_each(crashed, step):
+def test_registering_again_after_a_crash_leaves_one_of_each(crashed: Any, step: str) -> None:
     uri, release = crashed[step]
     client, registry = MlflowClient(uri, uri), Registry(uri)
 
