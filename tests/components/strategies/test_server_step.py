@@ -103,3 +103,6 @@ def test_slots_are_never_in_half_precision(weights: torch.dtype, slot: torch.dty
     state = ServerState(0, 0, {"w": torch.zeros(2, dtype=weights)})
     assert slot_like(state, 0.25)["w"].tolist() == [0.25, 0.25]
     assert slot_like(state, 0.25)["w"].dtype == slot
+    strategy = FedAdam()
+    after = strategy.aggregate(strategy.init(state.weights), [Update("a", 1, {"w": torch.ones(2)}, weight=1)])
+    assert {values["w"].dtype for values in after.slots.values()} == {slot}
