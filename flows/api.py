@@ -18,6 +18,7 @@ from components.assemble import assemble
 from components.study import Study
 from components.study_file import load_study, study_schema
 from flows.build import check_network
+from flows.early import EarlyStart
 from flows.prediction import FileScore, Scored, predict_files
 from flows.progress import LiveWatcher
 from flows.run import RunOptions, TrainingOutcome, run_training
@@ -46,6 +47,7 @@ def simulate(
     fresh: bool = False,
     dispatcher: str = "auto",
     console: Console | None = None,
+    early: EarlyStart | None = None,
 ) -> TrainingOutcome:
     """Run, or resume, a study's federation on this machine.
 
@@ -56,6 +58,7 @@ def simulate(
         fresh: Start anew even if a training of this study was not finished.
         dispatcher: ``auto``, ``in-process`` or ``processes:N``.
         console: Where to show progress; None shows none.
+        early: What a command has started already; see `flows.early`.
 
     Returns:
         The outcome, with its table of test metrics.
@@ -65,7 +68,7 @@ def simulate(
     """
     loaded = study if isinstance(study, Study) else load(study, overrides)
     folder = Path.cwd() if isinstance(study, Study) else Path(study).resolve().parent
-    options = RunOptions(Path(home) if home is not None else None, dispatcher, fresh)
+    options = RunOptions(Path(home) if home is not None else None, dispatcher, fresh, early)
     if console is None:
         return run_training(loaded, study_folder=folder, options=options)
     convergence = loaded.rounds.convergence

@@ -43,9 +43,13 @@ DispatcherOption = Annotated[
 @app.command()
 def demo(home: Home = None, fresh: Fresh = False, dispatcher: DispatcherOption = "auto") -> None:
     """Run a complete federation of three synthetic hospitals on this machine."""
-    from flows import demonstration
+    from flows.early import early_start
 
-    demonstration.run(_console(), home=homes.open_home(home), fresh=fresh, dispatcher=dispatcher)
+    folder = homes.open_home(home)
+    with early_start(folder, dispatcher) as early:
+        from flows import demonstration
+
+        demonstration.run(_console(), home=folder, fresh=fresh, dispatcher=dispatcher, early=early)
 
 
 @app.command()
@@ -66,8 +70,7 @@ def simulate(
     dispatcher: DispatcherOption = "auto",
 ) -> None:
     """Run a study's federation on this machine. Ctrl-C stops cleanly; the same command resumes."""
-    from flows import api
-    from flows.demonstration import print_outcome
+    from flows.early import early_start
 
     overrides: dict[str, Any] = {
         "sites.count": sites,
@@ -78,11 +81,15 @@ def simulate(
         "evaluate.compare": ["local", "pooled"] if compare else None,
     }
     given = {name: value for name, value in overrides.items() if value is not None}
-    console = _console()
-    outcome = api.simulate(
-        study, overrides=given, home=homes.open_home(home), fresh=fresh, dispatcher=dispatcher, console=console
-    )
-    print_outcome(console, outcome)
+    console, folder = _console(), homes.open_home(home)
+    with early_start(folder, dispatcher) as early:
+        from flows import api
+        from flows.demonstration import print_outcome
+
+        outcome = api.simulate(
+            study, overrides=given, home=folder, fresh=fresh, dispatcher=dispatcher, console=console, early=early
+        )
+        print_outcome(console, outcome)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from rich.markup import escape
 from components.data.phantoms import write_demo_hospitals
 from components.errors import StorageError
 from flows import api
+from flows.early import EarlyStart
 from flows.results import print_results
 from flows.run import TrainingOutcome
 
@@ -17,7 +18,7 @@ STUDIES = Path(__file__).resolve().parent.parent / "studies"
 SEED = 2026
 
 
-def run(console: Console, *, home: Path, fresh: bool, dispatcher: str) -> None:
+def run(console: Console, *, home: Path, fresh: bool, dispatcher: str, early: EarlyStart) -> None:
     """Write the hospitals' files, if they are not there, and train over them."""
     hospitals = home / "demo-hospitals"
     if not (hospitals / "README.txt").exists():
@@ -28,7 +29,7 @@ def run(console: Console, *, home: Path, fresh: bool, dispatcher: str) -> None:
     if not study.exists():
         raise StorageError(f"the demo's study is not at {study}: run from a checkout, or install the wheel again")
     overrides = {"sites": [{"name": item.name, "path": str(item)} for item in sorted(hospitals.iterdir()) if item.is_dir()]}
-    outcome = api.simulate(study, overrides=overrides, home=home, fresh=fresh, dispatcher=dispatcher, console=console)
+    outcome = api.simulate(study, overrides=overrides, home=home, fresh=fresh, dispatcher=dispatcher, console=console, early=early)
     print_outcome(console, outcome)
     image = next(iter(sorted(hospitals.rglob("*.dcm"))), hospitals)
     console.print("What to try next:")

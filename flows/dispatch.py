@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextvars
 import itertools
 import json
-import os
-import signal
 import socket
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -20,13 +17,13 @@ from components import errors
 from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
 from components.rounds import Answer, Order
 from components.study import Study
+from flows.early import SiteProcess, end_site_process, spawn_site_process, training_processes
 
 if TYPE_CHECKING:
     from flows.site_process import SiteHost
 
 T = TypeVar("T")
 RunOrder = Callable[["SiteHost", Order], Answer]
-ROOT = Path(__file__).resolve().parent.parent
 
 
 class InProcessDispatcher:
@@ -86,6 +83,9 @@ class _Child:
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self.waiting: dict[int, tuple[str, dict[str, Any], Future[Any]]] = {}
+
+    def listen(self) -> None:
+        """Read answers in a thread, until the other end is gone."""
         threading.Thread(target=self._read, daemon=True, name="site-process").start()
 
     def call(self, name: str, payload: dict[str, Any], future: Future[Any]) -> None:
@@ -130,21 +130,21 @@ class PoolDispatcher:
 
     Args:
         settings: The sites, by name.
-        processes: How many processes train; one more exports the network for its users.
+        sites: The process to use, which must have a connection for each process that trains, and one more
+            for what is done beside: exporting the network for its users.
         sizes: Items of each site, as far as known, for the assignment.
     """
 
-    def __init__(
-        self, settings: Mapping[str, SiteSetting], *, processes: int, sizes: Mapping[str, int] | None = None
-    ) -> None:
-        if processes < 1:
-            raise ValueError(f"processes must be 1 or more, given {processes}")
+    def __init__(self, settings: Mapping[str, SiteSetting], sites: SiteProcess, sizes: Mapping[str, int]) -> None:
         self._settings = dict(settings)
         self._closed = False
         self._processes: list[subprocess.Popen[bytes]] = []
         self._replaced: set[int] = set()
-        self._assigned = assign(list(settings), processes, sizes or {})
-        self._children = self._start(processes + 1)
+        self._dead: set[int] = set()
+        self._assigned = assign(list(settings), min(len(settings), len(sites.connections) - 1), sizes)
+        self._children = self._adopt(sites)
+        for child in self._children:
+            child.listen()
 
     def initialise(self, study: Study) -> Future[InitialModel]:
         """See `components.dispatch.Dispatcher`."""
@@ -170,33 +170,24 @@ class PoolDispatcher:
         for child in self._children:
             child.close()
         for process in self._processes:
-            with_group(process, signal.SIGKILL)
-            process.wait()
+            end_site_process(process)
 
     def _call(self, index: int, name: str, payload: dict[str, Any], parse: Callable[[Any], T]) -> Future[T]:
         raw: Future[Any] = Future()
         parsed: Future[T] = Future()
         raw.add_done_callback(lambda done: _pass_on(done, parsed, parse))
-        self._children[index].call(name, payload, raw)
+        if index % len(self._children) in self._dead:
+            raw.set_exception(_died_twice(name))
+        else:
+            self._children[index].call(name, payload, raw)
         return parsed
 
-    def _start(self, count: int) -> list[_Child]:
-        pairs = [socket.socketpair() for _ in range(count)]
-        theirs = [pair[1].fileno() for pair in pairs]
-        threads = os.environ.get("WARDROUND_THREADS", "1")
-        process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
-            [sys.executable, "-m", "flows.site_process", *map(str, theirs)],
-            stdin=subprocess.PIPE,
-            pass_fds=theirs,
-            start_new_session=True,  # Ctrl-C is the coordinator's to handle
-            env={**os.environ, **_child_environment(threads)},
-        )
-        for pair in pairs:
-            pair[1].close()
-        self._processes.append(process)
+    def _adopt(self, sites: SiteProcess) -> list[_Child]:
+        """Tell a site process which sites it is for, and listen to its children."""
+        self._processes.append(sites.process)
         settings = json.dumps([setting.model_dump(mode="json") for setting in self._settings.values()])
-        threading.Thread(target=_send_settings, args=(process, settings.encode()), daemon=True).start()
-        return [_Child(pair[0], self._child_lost) for pair in pairs]
+        threading.Thread(target=_send_settings, args=(sites.process, settings.encode()), daemon=True).start()
+        return [_Child(connection, self._child_lost) for connection in sites.connections[: len(self._settings) + 1]]
 
     def _child_lost(self, child: _Child) -> None:
         if self._closed or child not in self._children:
@@ -204,13 +195,22 @@ class PoolDispatcher:
         index = self._children.index(child)
         waiting = list(child.waiting.values())
         if index in self._replaced:
+            self._dead.add(index)
             for name, _, future in waiting:
-                future.set_exception(errors.WardRoundError(f"the process that should {name} died twice"))
+                future.set_exception(_died_twice(name))
             return
         self._replaced.add(index)
-        self._children[index] = self._start(1)[0]
+        self._children[index] = self._adopt(spawn_site_process(1))[0]
+        self._children[index].listen()
         for name, payload, future in waiting:
             self._children[index].call(name, payload, future)
+
+
+def _died_twice(call: str) -> errors.WardRoundError:
+    """Return the error of a call whose process and its replacement both died."""
+    return errors.WardRoundError(
+        f"the process that should {call} died twice; was it out of memory? Try fewer processes (--dispatcher processes:1)"
+    )
 
 
 def assign(sites: Sequence[str], processes: int, sizes: Mapping[str, int]) -> dict[str, int]:
@@ -228,34 +228,26 @@ def assign(sites: Sequence[str], processes: int, sizes: Mapping[str, int]) -> di
     return assigned
 
 
-def with_group(process: subprocess.Popen[bytes], signal_number: int) -> None:
-    """Send a signal to a process and to the children it forked."""
-    try:
-        os.killpg(process.pid, signal_number)
-    except ProcessLookupError:
-        return
-
-
-def open_dispatcher(kind: str, settings: Mapping[str, SiteSetting], sizes: Mapping[str, int]) -> Dispatcher:
+def open_dispatcher(
+    kind: str, settings: Mapping[str, SiteSetting], sizes: Mapping[str, int], sites: SiteProcess | None = None
+) -> Dispatcher:
     """Open a dispatcher by name.
 
     Args:
-        kind: ``in-process``, ``processes:N``, or ``auto`` (as many processes as cores or sites, whichever
-            is smaller).
+        kind: ``auto`` (a process for each core), ``processes:N``, or ``in-process``.
         settings: The sites, by name.
         sizes: Items of each site, as far as known.
+        sites: A process that was started early, by `flows.early.early_start` with the same `kind`.
 
     Raises:
-        ValueError: If there is no such dispatcher.
+        StudyError: If there is no such dispatcher.
     """
-    name, _, number = kind.partition(":")
     if kind == "in-process":
         return InProcessDispatcher(settings, _run_as_flow)
-    if kind == "auto":
-        return PoolDispatcher(settings, processes=min(os.cpu_count() or 1, len(settings)), sizes=sizes)
-    if name == "processes" and number.isdigit() and int(number) >= 1:
-        return PoolDispatcher(settings, processes=int(number), sizes=sizes)
-    raise ValueError(f"dispatcher is {kind!r}; give auto, in-process or processes:N with N of 1 or more")
+    count = training_processes(kind)
+    if not count:
+        raise errors.StudyError(f"--dispatcher is {kind!r}; give auto, in-process, or processes:N with N of 1 or more")
+    return PoolDispatcher(settings, sites or spawn_site_process(count + 1), sizes)
 
 
 def _run_as_flow(host: SiteHost, order: Order) -> Answer:
@@ -263,17 +255,6 @@ def _run_as_flow(host: SiteHost, order: Order) -> Answer:
     from flows.site import run_site_flow  # Prefect, only once its settings are known
 
     return run_site_flow(host, order)
-
-
-def _child_environment(threads: str) -> dict[str, str]:
-    """Return what a site process needs in its environment."""
-    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
-    return {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for a GPU must not initialise CUDA before the fork
-        "PYTHONPATH": path,
-    }
 
 
 def _send_settings(process: subprocess.Popen[bytes], settings: bytes) -> None:

@@ -19,6 +19,7 @@ from prefect.states import Cancelled, State
 
 from components.assemble import select_roster
 from components.errors import QuorumError, SiteError, WardRoundError
+from components.evaluation.histograms import check_sums
 from components.federation import (
     Evaluation,
     evaluation_order,
@@ -145,6 +146,8 @@ async def follow_evaluation(site: str, number: int, split: Split) -> Answer:
         raise SiteError("no answer in time", site=site, round_number=number, stage="evaluate") from None
     if answer.status != "done" or answer.sums is None:
         raise SiteError(answer.reason, site=site, round_number=number, stage="evaluate")
+    asked, bins = session.study.task, session.study.evaluate.bins
+    check_sums(answer.sums, kind=asked.kind, classes=asked.classes, bins=bins)
     return answer
 
 

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,16 +23,17 @@ from typing import Any, TypeVar
 from components.assemble import assemble, quorum_of
 from components.comparison import POOLED
 from components.data.sources import SiteSource, plan_sources, pooled_source
-from components.dispatch import Dispatcher, Preparation, SiteSetting
+from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
 from components.errors import DataError
 from components.journal import Journal
 from components.ledger import TrainingLedger, started, trainings, unfinished
 from components.study import Study
 from flows import home as homes
 from flows.dispatch import open_dispatcher
+from flows.early import EarlyStart, early_start
 from flows.progress import Watcher
 from flows.recorder import Recorder, open_recorder
-from flows.servers import EmbeddedPrefect, check_reachable, prefect_environment
+from flows.servers import prefect_environment
 from flows.results import Results, test_results
 from flows.version import code_version
 
@@ -47,11 +48,13 @@ class RunOptions:
         home: Folder of everything recorded; None is ``WARDROUND_HOME``, or ``.wardround`` here.
         dispatcher: ``auto``, ``in-process`` or ``processes:N``.
         fresh: Start anew even if a training of the same study was not finished.
+        early: What a command has started for it before it imported this module.
     """
 
     home: Path | None = None
     dispatcher: str = "auto"
     fresh: bool = False
+    early: EarlyStart | None = None
 
 
 @dataclass(frozen=True)
@@ -95,18 +98,21 @@ def run_training(
         folder = home / "trainings" / study.study
         journal = stack.enter_context(Journal.open(folder / "journal.jsonl"))
         watcher.phase("starting the Prefect server and the sites")
-        api_url = stack.enter_context(prefect_server(home))
+        early = options.early or stack.enter_context(early_start(home, options.dispatcher))
         sources = plan_sources(study, study_folder)
         settings = site_settings(study, sources, home)
         sizes = {name: source_size(setting.source) for name, setting in settings.items()}
-        dispatcher = open_dispatcher(options.dispatcher, settings, sizes)
+        dispatcher = open_dispatcher(options.dispatcher, settings, sizes, early.sites)
         stack.callback(dispatcher.close)
 
         recorder = stack.enter_context(open_recorder(study, home))
         parts = Parts(study, home, folder, journal, dispatcher, recorder, watcher)
-        ledger = _open_ledger(parts, sources, fresh=options.fresh)
+        opening = Opening.ask(dispatcher, study, sources)
+        _import_flows(early.api_url, home)
+        ledger = _open_ledger(parts, opening, fresh=options.fresh)
         watcher.phase("waiting for the Prefect server")
-        return _run_flow(parts, ledger, api_url())
+        early.wait_for_prefect()
+        return _run_flow(parts, ledger, early.api_url)
 
 
 @dataclass(frozen=True)
@@ -120,25 +126,6 @@ class Parts:
     dispatcher: Dispatcher
     recorder: Recorder
     watcher: Watcher
-
-
-@contextmanager
-def prefect_server(home: Path) -> Iterator[Callable[[], str]]:
-    """Start the embedded Prefect server, or use the user's own (``PREFECT_API_URL``).
-
-    Yields:
-        A function that waits until the server answers and returns the address of its API.
-
-    Raises:
-        ServiceError: If the user's server does not answer.
-    """
-    given = os.environ.get("PREFECT_API_URL")
-    if given:
-        check_reachable(given, name="Prefect")
-        yield lambda: given
-        return
-    with EmbeddedPrefect.start(home, ui=False) as server:
-        yield lambda: server.wait_ready().api_url
 
 
 def site_settings(study: Study, sources: Sequence[SiteSource], home: Path) -> dict[str, SiteSetting]:
@@ -175,17 +162,37 @@ def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> Non
         )
 
 
-def _open_ledger(parts: Parts, sources: Sequence[SiteSource], *, fresh: bool) -> TrainingLedger:
-    """Let the sites open their data; then start a training in the journal, or take one up again."""
-    study, dispatcher = parts.study, parts.dispatcher
-    waiting = {source.name: dispatcher.prepare(source.name) for source in sources}
-    initial = dispatcher.initialise(study)
-    pooled = dispatcher.prepare(POOLED) if "pooled" in study.evaluate.compare else None
-    preparations = {site: future.result() for site, future in waiting.items()}
+@dataclass(frozen=True)
+class Opening:
+    """What the sites were asked before the first round."""
+
+    initial: Future[InitialModel]
+    preparations: dict[str, Future[Preparation]]
+    pooled: Future[Preparation] | None
+
+    @classmethod
+    def ask(cls, dispatcher: Dispatcher, study: Study, sources: Sequence[SiteSource]) -> Opening:
+        """Have the first weights made and every site open its data."""
+        preparations = {source.name: dispatcher.prepare(source.name) for source in sources}
+        pooled = dispatcher.prepare(POOLED) if "pooled" in study.evaluate.compare else None
+        return cls(dispatcher.initialise(study), preparations, pooled)
+
+
+def _import_flows(api_url: str, home: Path) -> None:
+    """Import the flows, while the sites open their data; Prefect reads its settings when it is imported."""
+    os.environ.update(prefect_environment(api_url, home, user=os.environ))
+    import flows.training  # noqa: F401
+
+
+def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedger:
+    """Wait for the sites; then start a training in the journal, or take one up again."""
+    study = parts.study
+    preparations = {site: future.result() for site, future in opening.preparations.items()}
     require_quorum(study, preparations)
-    if pooled is not None and not pooled.result().ready:
-        raise DataError(f"the pooled items cannot be used: {pooled.result().reason}")
-    about = {"initial": initial.result().model_dump(mode="json"), "preparations": _plain(preparations)}
+    if opening.pooled is not None and not opening.pooled.result().ready:
+        raise DataError(f"the pooled items cannot be used: {opening.pooled.result().reason}")
+    initial = opening.initial.result()
+    about = {"initial": initial.model_dump(mode="json"), "preparations": _plain(preparations)}
     ledger = None if fresh else unfinished(trainings(parts.journal.entries), study.digest)
     if ledger is not None:
         _require_same_start(ledger, about)
@@ -213,8 +220,6 @@ def _plain(preparations: Mapping[str, Preparation]) -> dict[str, Any]:
 
 def _run_flow(parts: Parts, ledger: TrainingLedger, api_url: str) -> TrainingOutcome:
     """Run the Prefect flow in an event loop of its own, also where one is running already (a notebook)."""
-    os.environ.update(prefect_environment(api_url, parts.home, user=os.environ))
-    # Prefect reads its settings when it is first imported, so not before they are known.
     from components.exchange.store import FolderStore
     from flows.prefect_settings import settings_for
     from flows.session import Interrupted, Session, use

@@ -121,7 +121,7 @@ def main(descriptors: list[int]) -> None:
     settings = {raw["source"]["name"]: SiteSetting.model_validate(raw) for raw in json.load(sys.stdin)}
     host = SiteHost(settings)
     _warm(host, next(iter(settings.values())).study)
-    own, *others = descriptors
+    own, *others = descriptors[: len(settings) + 1]  # a child for each site at the most, and one for exports
     for descriptor in others:
         if os.fork() == 0:
             own = descriptor

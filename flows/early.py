@@ -1,0 +1,128 @@
+"""What is started before anything heavy is imported: the Prefect server and the process of the sites.
+
+Both take seconds to come up, on their own, while this process imports torch, reads the study and looks
+for the data. This module imports none of that.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from flows.servers import EmbeddedPrefect, check_reachable
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class SiteProcess:
+    """A process that will act as sites once it is told which; it forks a child for each connection.
+
+    Attributes:
+        process: The process; it leads a session of its own, so that Ctrl-C is the coordinator's to handle.
+        connections: One for each child.
+    """
+
+    process: subprocess.Popen[bytes]
+    connections: list[socket.socket]
+
+
+@dataclass(frozen=True)
+class EarlyStart:
+    """What is coming up.
+
+    Attributes:
+        api_url: Address of the Prefect server's API.
+        wait_for_prefect: Returns once the server answers; raises `ServiceError` if it does not.
+        sites: The sites' process; None if sites run in this process.
+    """
+
+    api_url: str
+    wait_for_prefect: Callable[[], object]
+    sites: SiteProcess | None
+
+
+@contextmanager
+def early_start(home: Path, dispatcher: str) -> Iterator[EarlyStart]:
+    """Start what takes long, and end on leaving what nobody has taken over.
+
+    Args:
+        home: Folder of everything recorded.
+        dispatcher: As of `flows.dispatch.open_dispatcher`; a wrong one is refused there.
+
+    Raises:
+        ServiceError: If ``PREFECT_API_URL`` names a server that does not answer.
+    """
+    with ExitStack() as stack:
+        given = os.environ.get("PREFECT_API_URL")
+        api_url, wait = _reachable(given) if given else _embedded(stack.enter_context(EmbeddedPrefect.start(home, ui=False)))
+        sites = None
+        count = training_processes(dispatcher)
+        if count:
+            sites = spawn_site_process(count + 1)
+            stack.callback(end_site_process, sites.process)
+        yield EarlyStart(api_url, wait, sites)
+
+
+def training_processes(dispatcher: str) -> int:
+    """Return how many processes train under a dispatcher; 0 if the sites run in this process.
+
+    >>> training_processes("processes:3"), training_processes("in-process")
+    (3, 0)
+    """
+    name, _, number = dispatcher.partition(":")
+    if dispatcher == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(number) if name == "processes" and number.isdigit() else 0
+
+
+def spawn_site_process(count: int) -> SiteProcess:
+    """Start a process that serves `count` connections; it waits for its settings on standard input."""
+    pairs = [socket.socketpair() for _ in range(count)]
+    theirs = [pair[1].fileno() for pair in pairs]
+    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
+    threads = os.environ.get("WARDROUND_THREADS", "1")
+    environment = {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for a GPU must not initialise CUDA before the fork
+        "PYTHONPATH": path,
+    }
+    process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
+        [sys.executable, "-m", "flows.site_process", *map(str, theirs)],
+        stdin=subprocess.PIPE,
+        pass_fds=theirs,
+        start_new_session=True,
+        env={**os.environ, **environment},
+    )
+    for pair in pairs:
+        pair[1].close()
+    return SiteProcess(process, [pair[0] for pair in pairs])
+
+
+def end_site_process(process: subprocess.Popen[bytes]) -> None:
+    """Kill a site process and the children it forked; may be called twice."""
+    if process.returncode is None:
+        try:
+            os.killpg(process.pid, 9)
+        except ProcessLookupError:
+            pass
+        if process.stdin is not None:
+            process.stdin.close()
+        process.wait()
+
+
+def _reachable(api_url: str) -> tuple[str, Callable[[], object]]:
+    """Return the user's own Prefect server, once it has answered."""
+    check_reachable(api_url, name="Prefect")
+    return api_url, lambda: None
+
+
+def _embedded(server: EmbeddedPrefect) -> tuple[str, Callable[[], object]]:
+    return server.api_url, server.wait_ready
