@@ -198,8 +198,23 @@ def test_ctrl_c_stays_ctrl_c_and_the_next_round_is_sound(make_model: Any, make_s
     with pytest.raises(KeyboardInterrupt):
         train_site(model, Interrupting(site), make_order())
     assert signal.getsignal(signal.SIGINT) is handler
+    with pytest.raises(RuntimeError, match="not attached"):  # a Trainer stopped half-way is not kept
+        _ = model.trainer
     load_entries(model, start)
     assert same(train_site(model, site, make_order()).weights, train_site(make_model(), site, make_order()).weights)
+
+
+def test_ctrl_c_before_the_first_step_does_not_switch_ctrl_c_off(
+    make_model: Any, make_site: Any, make_order: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    model, handler = make_model(), signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(model, "configure_optimizers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        train_site(model, make_site(), make_order())
+    assert signal.getsignal(signal.SIGINT) is handler
 
 
 def test_a_trainer_is_used_again_and_keeps_nothing(make_model: Any, make_site: Any, make_order: Any) -> None:
