@@ -158,10 +158,12 @@ def _images(path: Path, changed_ns: int) -> NDArray[np.generic]:
 def _opened(path: Path) -> Iterator[NpzFile]:
     """Open an npz file, and say clearly what is wrong with it."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, NpzFile):
-                raise DataError(f"{path.name} holds one array; an npz file with MedMNIST's keys is expected")
-            yield file
+        with path.open("rb") as stream:
+            if not zipfile.is_zipfile(stream):  # np.load would take it for a pickle, or leave it open
+                raise zipfile.BadZipFile
+            stream.seek(0)
+            with np.load(stream, allow_pickle=False) as file:
+                yield file
     except FileNotFoundError:
         raise DataError(f"{path.name} is not at {path.parent}; correct data.path or WARDROUND_DATA") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):

@@ -120,12 +120,17 @@ def draw_films(hospital: Hospital, seed: int) -> list[Film]:
     for number in range(hospital.patients):
         patient = f"{hospital.letter}{number + 1:03d}"
         random = generator(seed, "phantom", hospital.name, number)
-        label = int((number * hospital.prevalence) % 1 + hospital.prevalence >= 1)
+        label = _cases(number + 1, hospital.prevalence) - _cases(number, hospital.prevalence)
         anatomy, sign = random.normal(size=12), random.uniform(size=6)
         for film in range(int(random.choice([1, 2, 3], p=[0.5, 0.35, 0.15]))):
             pixels = _draw(random, hospital.scanner, anatomy, sign if label else None)
             films.append(Film(patient, f"{patient}_{film + 1}", label, pixels))
     return films
+
+
+def _cases(patients: int, prevalence: float) -> int:
+    """Return how many of so many patients are sick, so that every stretch of them has its share."""
+    return int(patients * prevalence + 1e-9)  # 10 x 0.3 is to be 3, though it is a little less in binary
 
 
 def _draw(

@@ -1,20 +1,21 @@
 """Training, validation and test items: divided by patient, the same on every run.
 
 A patient's split is a function of the seed and the patient: a hash places each patient on [0, 1), and the
-study's fractions cut that line. So a patient who is added later never moves another one from test to
-training. Exact stratification cannot be had that way; instead, no class is left without a split: see
-`assign_splits`.
+study's fractions cut that line. So a patient who is added later does not move another one from test to
+training, as exact stratification would do; only where chance gave a split much less of a class than its
+share is it corrected, which at a large site does not happen: see `assign_splits`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
 from components.rounds import Split
 from components.seeds import derive_seed
 from components.study import Splits
 
+_LEAST = 0.75  # of its share of a class: 3 standard deviations below it with 900 patients, corrected with 50
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 SPLIT_NAMES: Mapping[str, Split] = {
     "train": "train", "training": "train", "val": "validation", "valid": "validation",
@@ -47,9 +48,9 @@ def assign_splits(
         - No patient is in two splits.
         - A split that the source names is kept. A validation or test split that it never names is
           drawn from its training patients.
-        - With three or more patients to divide, no split is empty, and each class that has three of
-          them is in every split; a class with fewer is in training, if no other class could fill a
-          split. For that, and only then, the patient whose hash is nearest to the empty split is moved.
+        - Each split has at least three quarters of its share of each class's patients, rounded down,
+          and one of them if there are three; a class with fewer is in training, unless a split would
+          else be empty. For that, and only then, those whose hash is nearest to the split are moved.
         - As long as nobody has to be moved, a patient's split depends on the seed, the fractions and
           the patient alone: not on the others, nor on their order.
     """
@@ -67,7 +68,8 @@ def assign_splits(
     result: dict[str, Split] = {patient: split for patient, split in given.items() if split is not None}
     for group in members.values():
         result.update(_divide(group, bounds, seed))
-    _fill_empty(result, [patient for group in members.values() for patient in group], bounds, seed)
+    free = [patient for group in members.values() for patient in group]
+    _settle(result, free, bounds, dict.fromkeys(bounds, 1), seed=seed)
     return [result[patient] for patient in patients]
 
 
@@ -96,26 +98,31 @@ def _position(seed: int, patient: str) -> float:
 
 
 def _divide(group: Sequence[str], bounds: Mapping[Split, tuple[float, float]], seed: int) -> dict[str, Split]:
-    """Divide the patients of one class by hash, and see that no split is left without one."""
+    """Divide the patients of one class by hash, and see that each split has most of its share."""
     result: dict[str, Split] = {}
     for patient in group:
         place = _position(seed, patient)
         result[patient] = next((split for split, (_, end) in bounds.items() if place < end), list(bounds)[-1])
-    _fill_empty(result, group, bounds, seed)
+    shares = {split: int(_LEAST * (end - start) * len(group)) for split, (start, end) in bounds.items()}
+    least = {split: max(1, share) for split, share in shares.items()}
+    _settle(result, group, bounds, least if sum(least.values()) <= len(group) else dict.fromkeys(bounds, 1), seed=seed)
     return result
 
 
-def _fill_empty(
-    result: dict[str, Split], free: Sequence[str], bounds: Mapping[Split, tuple[float, float]], seed: int
+def _settle(
+    result: dict[str, Split],
+    free: Sequence[str],
+    bounds: Mapping[Split, tuple[float, float]],
+    least: Mapping[Split, int],
+    *,
+    seed: int,
 ) -> None:
-    """Move the nearest free patients into open splits without one: training first, the others from three patients."""
-    wanted: list[Split] = list(bounds) if len(free) >= len(SPLITS) else ["train"] if free else []
-    for split in wanted:
-        counts = {other: sum(result[patient] == other for patient in result) for other in SPLITS}
-        if counts[split]:
-            continue
+    """Move the nearest free patients into splits that have too few: only into training with less than three of them."""
+    if len(free) < len(SPLITS):
+        least = {"train": 1} if free else {}
+    places = {patient: _position(seed, patient) for patient in free}
+    for split, needed in least.items():
         start, end = bounds[split]
-        spare = [patient for patient in free if counts[result[patient]] > 1 or split == "train"]
-        places = {patient: _position(seed, patient) for patient in spare}
-        nearest = min(spare, key=lambda patient: (max(start - places[patient], places[patient] - end), patient))
-        result[nearest] = split
+        while (counts := Counter(result.values()))[split] < needed:
+            spare = [patient for patient in free if counts[result[patient]] > least.get(result[patient], 0)]
+            result[min(spare, key=lambda who: (max(start - places[who], places[who] - end), who))] = split

@@ -65,7 +65,9 @@ def test_a_real_ct_slice_is_in_hounsfield_units() -> None:
     np.testing.assert_array_equal(picture.pixels[0], expected)
 
 
-@pytest.mark.parametrize("name", ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm"])
+@pytest.mark.parametrize(
+    "name", ["MR_small.dcm", "MR_small_RLE.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm"]
+)
 def test_the_same_scan_is_read_alike_from_every_transfer_syntax(name: str) -> None:
     np.testing.assert_array_equal(read_dicom([real(name)]).pixels, read_dicom([real("MR_small.dcm")]).pixels)
 

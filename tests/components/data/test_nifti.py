@@ -1,6 +1,7 @@
 """Real NIfTI files from nibabel, and volumes written here."""
 
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -63,7 +64,9 @@ def test_slope_and_intercept_are_applied(tmp_path: Path) -> None:
         ((1, 3, 4), np.eye(4), lambda x: x.T[::-1, ::-1]),  # sagittal: posterior on the right, superior on top
     ],
 )
-def test_a_single_slice_is_the_image_a_viewer_shows(tmp_path: Path, shape: tuple, affine: np.ndarray, expected) -> None:
+def test_a_single_slice_is_the_image_a_viewer_shows(
+    tmp_path: Path, shape: tuple, affine: np.ndarray, expected: Any
+) -> None:
     pixels = np.arange(12, dtype=np.int16)
     picture = read_nifti(write(tmp_path / "a.nii", pixels.reshape(shape), affine))
     assert picture.affine is None

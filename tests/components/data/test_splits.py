@@ -1,6 +1,6 @@
 from collections import Counter, defaultdict
 
-from hypothesis import assume, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from components.data.splits import assign_splits, conflicting_patients
@@ -26,9 +26,7 @@ def test_no_patient_is_in_two_splits(items: list[tuple[int, str]], seed: int) ->
 
 
 @given(patients_and_classes, st.integers(0, 2**32 - 1))
-def test_three_patients_are_enough_for_three_splits_and_for_each_class(
-    items: list[tuple[int, str]], seed: int
-) -> None:
+def test_three_patients_are_enough_for_three_splits_and_for_each_class(items: list[tuple[int, str]], seed: int) -> None:
     splits = split_of(items, seed)
     assert "train" in splits
     if len({patient for patient, _ in items}) >= 3:
@@ -47,14 +45,27 @@ def test_the_order_of_the_items_changes_nothing(items: list[tuple[int, str]], ra
     assert dict(zip(shuffled, split_of(shuffled), strict=True)) == splits
 
 
-@given(st.integers(30, 60), st.integers(1, 40), st.integers(0, 1000))
-def test_new_patients_never_move_old_ones(before: int, more: int, seed: int) -> None:
-    items = [(number, "a") for number in range(before + more)]
-    old = split_of(items[:before], seed)
-    # With this many patients no split is empty by chance often; where one is, a patient had to be moved.
-    naturally = split_of([(number, "a") for number in range(400)], seed)[:before]
-    assume(old == naturally)
-    assert split_of(items, seed)[:before] == old
+@given(st.integers(8, 300), st.integers(8, 300), st.integers(0, 1000))
+def test_each_class_has_most_of_its_share_in_each_split(first: int, second: int, seed: int) -> None:
+    items = [(number, "a" if number < first else "b") for number in range(first + second)]
+    splits = split_of(items, seed)
+    for label, patients in (("a", first), ("b", second)):
+        counted = Counter(split for (_, own), split in zip(items, splits, strict=True) if own == label)
+        for split in ("train", "validation", "test"):
+            assert counted[split] >= max(1, int(0.75 * getattr(FRACTIONS, split) * patients))
+
+
+@given(st.integers(0, 1000))
+def test_new_patients_do_not_move_old_ones_at_a_large_site(seed: int) -> None:
+    items = [(number, "a") for number in range(2000)]
+    assert split_of(items, seed)[:1500] == split_of(items[:1500], seed)
+
+
+@given(st.integers(5, 80), st.integers(0, 1000))
+def test_a_new_patient_moves_an_old_one_at_the_most_where_a_share_must_be_kept(patients: int, seed: int) -> None:
+    items = [(number, "a") for number in range(patients + 1)]
+    before, after = split_of(items[:-1], seed), split_of(items, seed)[:-1]
+    assert sum(old != new for old, new in zip(before, after, strict=True)) <= 3
 
 
 def test_fractions_hold_in_the_long_run() -> None:
