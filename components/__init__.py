@@ -1,0 +1,1 @@
+"""Everything a flow calls: plain Python, testable without Prefect."""

@@ -119,7 +119,15 @@ def slot_of(plan: RoundPlan, site: str) -> Slot:
     return Slot(training=plan.training, round=plan.round, attempt=plan.attempt, site=site)
 
 
-def receive(order: Order, answer: Answer, state: ServerState, store: FolderStore, *, left_out: Iterable[str] = ()) -> Answer:
+def receive(
+    order: Order,
+    answer: Answer,
+    state: ServerState,
+    store: FolderStore,
+    *,
+    left_out: Iterable[str] = (),
+    most_samples: float | None = None,
+) -> Answer:
     """Check a site's answer to a training order, and the update it put into its slot.
 
     Args:
@@ -128,6 +136,7 @@ def receive(order: Order, answer: Answer, state: ServerState, store: FolderStore
         state: The state the round started from: it says which entries an update must have.
         store: The exchange.
         left_out: Entries that stay at the sites (personal ones).
+        most_samples: Largest weight that is believed: the items the site said it has.
 
     Returns:
         The answer, now trustworthy.
@@ -135,7 +144,7 @@ def receive(order: Order, answer: Answer, state: ServerState, store: FolderStore
     Raises:
         RefusedError: If the site refused or failed, or anything in answer or file is not as it must be.
     """
-    verify_answer(answer, order)
+    verify_answer(answer, order, most_samples=most_samples)
     if answer.update is None:
         raise RefusedError(f"{answer.site} answered 'done' without an update")
     expected = expected_entries(state.weights, left_out)
@@ -149,8 +158,14 @@ def updates_of(plan: RoundPlan, answers: Mapping[str, Answer], store: FolderStor
         manifest = answers[site].update
         if manifest is None:
             raise RefusedError(f"{site} has no update in round {plan.round}")
-        weights = store.get_update(slot_of(plan, site), manifest)
-        yield Update(site=site, round=plan.round, weights=weights, weight=manifest.weight, steps=manifest.steps)
+        # No name is kept: the strategy drops each update before it asks for the next.
+        yield Update(
+            site=site,
+            round=plan.round,
+            weights=store.get_update(slot_of(plan, site), manifest),
+            weight=manifest.weight,
+            steps=manifest.steps,
+        )
 
 
 def pool(study: Study, answers: Mapping[str, Answer]) -> Evaluation:
@@ -176,7 +191,8 @@ def pool_sums(study: Study, sums: Mapping[str, ScoreSums]) -> Evaluation:
 
 def metrics_of(study: Study, sums: ScoreSums) -> dict[str, Estimate]:
     """Return the study's metrics of some sums."""
-    return estimate_metrics(sums, kind=study.task.kind, threshold=study.task.threshold, classes=study.task.classes)
+    task = study.task
+    return dict(estimate_metrics(sums, kind=task.kind, threshold=task.threshold, classes=task.classes).items())
 
 
 def _nonce(plan: RoundPlan, site: str, *what: str) -> str:

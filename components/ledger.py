@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from components.errors import StorageError
 from components.dispatch import InitialModel, Preparation
+from components.errors import StorageError
 from components.federation import StateRef
 from components.rounds import Answer, RoundPlan
 

@@ -56,7 +56,14 @@ class Simulation:
 
 
 def simulate(
-    study: Study, strategy: Strategy, dispatcher: Dispatcher, store: FolderStore, *, sites: Sequence[str], training: str, initial: InitialModel
+    study: Study,
+    strategy: Strategy,
+    dispatcher: Dispatcher,
+    store: FolderStore,
+    *,
+    sites: Sequence[str],
+    training: str,
+    initial: InitialModel,
 ) -> Simulation:
     """Train until the study's convergence rule or its last round.
 
@@ -85,7 +92,9 @@ def simulate(
         plan = plan_round(study, strategy, state, training=training, roster=roster, base_digest=ref.weights)
         orders = {site: training_order(plan, site) for site in plan.roster}
         futures = {site: dispatcher.submit(order) for site, order in orders.items()}
-        answers = {site: receive(orders[site], futures[site].result(), state, store, left_out=left_out) for site in futures}
+        answers = {
+            site: receive(orders[site], futures[site].result(), state, store, left_out=left_out) for site in futures
+        }
         state = strategy.aggregate(state, updates_of(plan, answers, store))
         ref = save_state(store, state)
         checks = {site: dispatcher.submit(evaluation_order(plan, site, ref.weights)) for site in sites}
@@ -103,5 +112,6 @@ def watched(study: Study, rounds: Sequence[SimulatedRound]) -> dict[int, float |
     """Return the history of the metric that the study watches."""
     metric = study.rounds.convergence.metric if study.rounds.convergence else "auroc"
     return {
-        item.plan.round: item.evaluation.metrics[metric].value if metric in item.evaluation.metrics else None for item in rounds
+        item.plan.round: item.evaluation.metrics[metric].value if metric in item.evaluation.metrics else None
+        for item in rounds
     }

@@ -23,6 +23,7 @@ from components.training.evaluate import evaluate_site
 from components.training.exchanged_entries import exchanged_entries
 from components.training.local import SiteResult, TrainingOrder, load_entries, train_site
 from components.training.personal import load_personal, save_personal
+from components.weights import Weights
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
@@ -181,13 +182,15 @@ class SiteRuntime:
             proximal_weight=float(order.plan.instructions.get("proximal_weight", 0.0)),
         )
 
-    def _keep_personal(self, order: Order, module: LightningModule, result: SiteResult) -> dict:
+    def _keep_personal(self, order: Order, module: LightningModule, result: SiteResult) -> Weights:
         """Set aside what stays at the site; return what may be submitted."""
         if order.plan.instructions.get("personal") != "normalisation":
             return result.weights
         mine = set(exchanged_entries(module).normalisation)
         personal = {name: tensor for name, tensor in result.weights.items() if name in mine}
-        save_personal(self.setting.state_folder, order.plan.training, order.plan.round, personal)
+        rule = self.setting.study.rounds.convergence
+        keep = rule.patience + 2 if rule else None
+        save_personal(self.setting.state_folder, order.plan.training, order.plan.round, personal, keep=keep)
         return {name: tensor for name, tensor in result.weights.items() if name not in mine}
 
     def _evaluate(self, order: Order, data: SiteData) -> Answer:
@@ -195,7 +198,12 @@ class SiteRuntime:
         started = time.perf_counter()
         module = self._load(order)
         sums = evaluate_site(
-            module, data, order.split, bins=study.evaluate.bins, threshold=study.task.threshold, device=study.local.device
+            module,
+            data,
+            order.split,
+            bins=study.evaluate.bins,
+            threshold=study.task.threshold,
+            device=study.local.device,
         )
         return Answer(
             kind="evaluate",

@@ -1,0 +1,1 @@
+"""What runs, in which order, when, and what happens when it fails; the only place that imports Prefect."""

@@ -98,7 +98,9 @@ def check(study: StudyFile) -> None:
     from flows import api
 
     checked = api.load(study)
-    _console().print(f"[green]{escape(str(study))} is a sound study[/green]: {checked.study}, digest {checked.digest[:12]}")
+    _console().print(
+        f"[green]{escape(str(study))} is a sound study[/green]: {checked.study}, digest {checked.digest[:12]}"
+    )
 
 
 @app.command()

@@ -82,7 +82,9 @@ def training_figures(session: Session, results: Results, tested: Evaluation) -> 
         "figures/test_calibration.png": calibration_figure(tested.by_site, tested.pooled),
     }
     if ledger.compared is not None:
-        shown = {site: {m: row[m][session.metric] for m in row if session.metric in row[m]} for site, row in results.items()}
+        shown = {
+            site: {m: row[m][session.metric] for m in row if session.metric in row[m]} for site, row in results.items()
+        }
         shown[ALL_SITES] = {m: e for m, e in shown[ALL_SITES].items() if not m.startswith("local:")}
         figures["figures/comparison.png"] = comparison_figure(session.metric, shown)
     return figures
@@ -110,7 +112,9 @@ def _log_tests(session: Session, tracker: Tracker, version: RegisteredVersion, r
     model = tracker.client.get_logged_model(version.model_id)
     have = {metric.key for metric in model.metrics or []}
     stamp = int(time.time() * 1000)
-    new = [Metric(key, value, stamp, number, model_id=version.model_id) for key, value in tests.items() if key not in have]
+    new = [
+        Metric(key, value, stamp, number, model_id=version.model_id) for key, value in tests.items() if key not in have
+    ]
     if new:
         tracker.client.log_batch(version.run_id, metrics=new)
 

@@ -28,8 +28,12 @@ def run(console: Console, *, home: Path, fresh: bool, dispatcher: str, early: Ea
     study = STUDIES / "demo.yaml"
     if not study.exists():
         raise StorageError(f"the demo's study is not at {study}: run from a checkout, or install the wheel again")
-    overrides = {"sites": [{"name": item.name, "path": str(item)} for item in sorted(hospitals.iterdir()) if item.is_dir()]}
-    outcome = api.simulate(study, overrides=overrides, home=home, fresh=fresh, dispatcher=dispatcher, console=console, early=early)
+    overrides = {
+        "sites": [{"name": item.name, "path": str(item)} for item in sorted(hospitals.iterdir()) if item.is_dir()]
+    }
+    outcome = api.simulate(
+        study, overrides=overrides, home=home, fresh=fresh, dispatcher=dispatcher, console=console, early=early
+    )
     print_outcome(console, outcome)
     image = next(iter(sorted(hospitals.rglob("*.dcm"))), hospitals)
     console.print("What to try next:")

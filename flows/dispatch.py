@@ -209,7 +209,7 @@ class PoolDispatcher:
 def _died_twice(call: str) -> errors.WardRoundError:
     """Return the error of a call whose process and its replacement both died."""
     return errors.WardRoundError(
-        f"the process that should {call} died twice; was it out of memory? Try fewer processes (--dispatcher processes:1)"
+        f"the process that should {call} died twice; was it out of memory? Try fewer of them: --dispatcher processes:1"
     )
 
 

@@ -7,15 +7,16 @@ for the data. This module imports none of that.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.servers import EmbeddedPrefect, check_reachable
+from flows.servers import EmbeddedPrefect, EmbeddedServer, check_reachable
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,7 +62,9 @@ def early_start(home: Path, dispatcher: str) -> Iterator[EarlyStart]:
     """
     with ExitStack() as stack:
         given = os.environ.get("PREFECT_API_URL")
-        api_url, wait = _reachable(given) if given else _embedded(stack.enter_context(EmbeddedPrefect.start(home, ui=False)))
+        api_url, wait = (
+            _reachable(given) if given else _embedded(stack.enter_context(EmbeddedPrefect.start(home, ui=False)))
+        )
         sites = None
         count = training_processes(dispatcher)
         if count:
@@ -109,10 +112,8 @@ def spawn_site_process(count: int) -> SiteProcess:
 def end_site_process(process: subprocess.Popen[bytes]) -> None:
     """Kill a site process and the children it forked; may be called twice."""
     if process.returncode is None:
-        try:
-            os.killpg(process.pid, 9)
-        except ProcessLookupError:
-            pass
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         if process.stdin is not None:
             process.stdin.close()
         process.wait()
@@ -124,5 +125,5 @@ def _reachable(api_url: str) -> tuple[str, Callable[[], object]]:
     return api_url, lambda: None
 
 
-def _embedded(server: EmbeddedPrefect) -> tuple[str, Callable[[], object]]:
+def _embedded(server: EmbeddedServer) -> tuple[str, Callable[[], object]]:
     return server.api_url, server.wait_ready

@@ -85,7 +85,11 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path) -> Scored:
         probabilities = module.probabilities(module(images)).tolist()
     outputs = [str(name) for name in version.preprocessing["outputs"]]
     scored = [
-        FileScore(file, dict(zip(outputs, row, strict=True)), decide(row, study.task.kind, study.task.classes, study.task.threshold))
+        FileScore(
+            file,
+            dict(zip(outputs, row, strict=True)),
+            decide(row, study.task.kind, study.task.classes, study.task.threshold),
+        )
         for file, row in zip(files, probabilities, strict=True)
     ]
     return Scored(version.version.uri, _warning(study.strategy.name), scored)

@@ -99,7 +99,8 @@ class LiveWatcher(Watcher):
         self._values.append(value)
         self._seconds.append(seconds)
         missing = [site for site, state in self._sites.items() if state == "failed"]
-        line = f"round {number:>3}  {self._metric} {_number(value)}  {seconds:5.1f} s  {len(self._sites) - len(missing)} sites"
+        line = f"round {number:>3}  {self._metric} {_number(value)}  {seconds:5.1f} s"
+        line += f"  {len(self._sites) - len(missing)} sites"
         self._console.print(line + (f"  [red]without {', '.join(missing)}[/red]" if missing else ""), highlight=False)
         self._show()
 

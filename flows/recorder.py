@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from components.errors import StorageError
 from components.evaluation.figures import calibration_figure, roc_figure
 from components.evaluation.intervals import Estimate
-from components.errors import StorageError
 from components.federation import Evaluation, load_state
 from components.ledger import RoundLedger
 from components.study import Study
@@ -67,7 +67,9 @@ class Recorder:
     def __enter__(self) -> Recorder:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._thread.shutdown()
 
     def start(self, session: Session, flow_run: str) -> None:
@@ -226,7 +228,9 @@ def lineage(session: Session, number: int) -> dict[str, Any]:
 def version_tags(session: Session, number: int) -> dict[str, str]:
     """Return a version's lineage as tags a person can read and search."""
     facts = lineage(session, number)
-    plain = {key: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for key, value in facts.items()}
+    plain = {
+        key: value if isinstance(value, str) else json.dumps(value, sort_keys=True) for key, value in facts.items()
+    }
     plain["base_version"] = str(facts["base_version"] or "initial weights")
     plain["strategy"] = facts["strategy"]["name"]
     plain["roster"], plain["took_part"] = ", ".join(facts["roster"]), ", ".join(facts["took_part"])

@@ -43,7 +43,9 @@ def write_report(
     """
     path = session.folder / "report.html"
     with storage_errors("write", path):
-        path.write_text(training_report(summarise(session, results, figures, tested=tested, champion=champion)), encoding="utf-8")
+        path.write_text(
+            training_report(summarise(session, results, figures, tested=tested, champion=champion)), encoding="utf-8"
+        )
     return path
 
 
@@ -77,7 +79,9 @@ def summarise(
         sites=tuple(_site(session, site, results, tested) for site in session.sites),
         test=pooled["global"],
         undefined=_undefined(session, tested.pooled),
-        comparison={model: row[session.metric] for model, row in pooled.items() if session.metric in row and ":" not in model},
+        comparison={
+            model: row[session.metric] for model, row in pooled.items() if session.metric in row and ":" not in model
+        },
         figures=tuple(ReportFigure(*FIGURES[place], png) for place, png in figures.items() if place in FIGURES),
         links=session.recorder.links(),
     )
@@ -93,7 +97,9 @@ def _round(session: Session, number: int) -> RoundSummary:
         metric=session.evaluation(number).metrics.get(session.metric),
         weights_digest=item.require_state().weights,
         absent={
-            site: item.refused.get(site, "not asked") for site in session.ledger.preparations if site not in item.received
+            site: item.refused.get(site, "not asked")
+            for site in session.ledger.preparations
+            if site not in item.received
         },
     )
 
@@ -116,7 +122,7 @@ def _counts(session: Session, sites: list[str]) -> dict[str, ItemCounts]:
 
 def _undefined(session: Session, sums: ScoreSums) -> Mapping[str, str]:
     task = session.study.task
-    return undefined_metrics(sums, kind=task.kind, threshold=task.threshold, classes=task.classes)
+    return dict(undefined_metrics(sums, kind=task.kind, threshold=task.threshold, classes=task.classes).items())
 
 
 def _with_arguments(name: str, arguments: Mapping[str, object]) -> str:

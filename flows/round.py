@@ -15,9 +15,11 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
-from prefect.states import Cancelled, State
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled
 
 from components.assemble import select_roster
+from components.checks import verify_answer
 from components.errors import QuorumError, SiteError, WardRoundError
 from components.evaluation.histograms import check_sums
 from components.federation import (
@@ -33,7 +35,7 @@ from components.federation import (
 )
 from components.ledger import RoundLedger
 from components.rounds import Answer, RoundPlan, ServerState, Split
-from flows.session import Interrupted, OpenRound, Session, current_session
+from flows.session import InterruptedTrainingError, OpenRound, Session, current_session
 
 
 def open_round(session: Session, state: ServerState, number: int) -> OpenRound:
@@ -85,7 +87,7 @@ async def federated_round(number: int, training: str) -> dict[str, Any] | State[
             await _evaluate(session, opened, item)
         opened.decided.set_result(None)
         version = await register_version(number)
-    except Interrupted as stopped:
+    except InterruptedTrainingError as stopped:
         return Cancelled(message=str(stopped))
     await acreate_markdown_artifact(
         key=f"round-{number}-of-{training}".lower().replace("_", "-").replace(".", "-"),
@@ -105,8 +107,11 @@ async def follow_training(site: str, number: int) -> dict[str, Any]:
     try:
         answer = await session.wait(opened.answers[site], timeout_s=max(left, 0))
         order = training_order(plan, site)
-        await asyncio.to_thread(receive, order, answer, opened.state, session.store, left_out=session.left_out)
-    except Interrupted:
+        found = session.ledger.preparations[site].items
+        most = found.usable if found else None
+        state, left_out = opened.state, session.left_out
+        await asyncio.to_thread(receive, order, answer, state, session.store, left_out=left_out, most_samples=most)
+    except InterruptedTrainingError:
         raise
     except (WardRoundError, TimeoutError) as error:
         reason = str(error) or f"no answer within {plan.deadline_s:g} s"
@@ -144,10 +149,10 @@ async def follow_evaluation(site: str, number: int, split: Split) -> Answer:
         answer = await session.wait(session.dispatcher.submit(order), timeout_s=item.plan.deadline_s)
     except TimeoutError:
         raise SiteError("no answer in time", site=site, round_number=number, stage="evaluate") from None
-    if answer.status != "done" or answer.sums is None:
-        raise SiteError(answer.reason, site=site, round_number=number, stage="evaluate")
+    verify_answer(answer, order)
     asked, bins = session.study.task, session.study.evaluate.bins
-    check_sums(answer.sums, kind=asked.kind, classes=asked.classes, bins=bins)
+    if answer.sums is not None:
+        check_sums(answer.sums, kind=asked.kind, classes=asked.classes, bins=bins)
     return answer
 
 
@@ -171,19 +176,17 @@ async def evaluate_everywhere(session: Session, number: int, split: Split) -> Ev
     Raises:
         QuorumError: If no site could evaluate.
     """
-    states = await asyncio.gather(
-        *(follow_evaluation(site, number, split, return_state=True) for site in session.sites)
-    )
+    runs = [_settled(follow_evaluation(site, number, split, return_state=True)) for site in session.sites]
     answers: dict[str, Answer] = {}
     reasons: list[str] = []
-    for site, state in zip(session.sites, states, strict=True):
-        outcome = await state.aresult(raise_on_failure=False)
-        if isinstance(outcome, Interrupted):
+    for site, outcome in zip(session.sites, await asyncio.gather(*runs), strict=True):
+        if isinstance(outcome, InterruptedTrainingError):
             raise outcome
         if isinstance(outcome, Answer):
             answers[site] = outcome
         else:
-            reasons.append(str(outcome))
+            reasons.append(f"{site}: {outcome}")
+            session.record("evaluation_refused", round=number, site=site, split=split, reason=str(outcome))
     if not answers:
         raise QuorumError(f"no site could evaluate round {number}: {'; '.join(reasons)}")
     return await asyncio.to_thread(pool, session.study, answers)
@@ -191,11 +194,8 @@ async def evaluate_everywhere(session: Session, number: int, split: Split) -> Ev
 
 async def _collect(session: Session, opened: OpenRound, item: RoundLedger) -> None:
     """Wait for the sites' updates until all are there or the deadline; check the quorum."""
-    states = await asyncio.gather(
-        *(follow_training(site, opened.number, return_state=True) for site in sorted(opened.answers))
-    )
-    for state in states:
-        outcome = await state.aresult(raise_on_failure=False)
+    runs = [_settled(follow_training(site, opened.number, return_state=True)) for site in sorted(opened.answers)]
+    for outcome in await asyncio.gather(*runs):
         if isinstance(outcome, BaseException) and not isinstance(outcome, SiteError):
             raise outcome
     if len(item.received) < item.plan.quorum:
@@ -214,6 +214,12 @@ async def _evaluate(session: Session, opened: OpenRound, item: RoundLedger) -> N
     metrics = {name: estimate.value for name, estimate in evaluation.metrics.items()}
     session.record("evaluated", round=opened.number, evaluation=digest, metrics=metrics, seconds=seconds)
     session.watcher.round_decided(opened.number, metrics.get(session.metric), seconds)
+
+
+async def _settled(run: Any) -> Any:
+    """Wait for a task's run; return what it returned, or the exception it failed with."""
+    state: State[Any] = await run
+    return await state.aresult(raise_on_failure=False)
 
 
 def _ask(session: Session, plan: RoundPlan, site: str) -> Future[Answer]:

@@ -33,8 +33,8 @@ from flows.dispatch import open_dispatcher
 from flows.early import EarlyStart, early_start
 from flows.progress import Watcher
 from flows.recorder import Recorder, open_recorder
-from flows.servers import prefect_environment
 from flows.results import Results, test_results
+from flows.servers import prefect_environment
 from flows.version import code_version
 
 T = TypeVar("T")
@@ -143,7 +143,9 @@ def site_settings(study: Study, sources: Sequence[SiteSource], home: Path) -> di
 def source_size(source: SiteSource) -> int:
     """Return about how many items a source has, without reading them: for sharing out the work."""
     parts = source.parts
-    return sum(len(part.rows) if part.rows is not None else sum(1 for _ in Path(part.path).rglob("*")) for part in parts)
+    return sum(
+        len(part.rows) if part.rows is not None else sum(1 for _ in Path(part.path).rglob("*")) for part in parts
+    )
 
 
 def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> None:
@@ -155,7 +157,9 @@ def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> Non
     ready = [site for site, found in preparations.items() if found.ready]
     needed = quorum_of(study, len(preparations))
     if len(ready) < needed:
-        reasons = "; ".join(f"{site}: {found.reason}" for site, found in sorted(preparations.items()) if not found.ready)
+        reasons = "; ".join(
+            f"{site}: {found.reason}" for site, found in sorted(preparations.items()) if not found.ready
+        )
         raise DataError(
             f"{len(ready)} of {len(preparations)} sites are ready, a round needs {needed}. {reasons}. "
             "Mend their data, or lower rounds.quorum or data.minimum_usable_fraction in the study"
@@ -222,7 +226,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, api_url: str) -> TrainingOut
     """Run the Prefect flow in an event loop of its own, also where one is running already (a notebook)."""
     from components.exchange.store import FolderStore
     from flows.prefect_settings import settings_for
-    from flows.session import Interrupted, Session, use
+    from flows.session import InterruptedTrainingError, Session, use
     from flows.training import federated_training
 
     store = FolderStore(parts.home / "exchange" / parts.study.study)
@@ -246,7 +250,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, api_url: str) -> TrainingOut
             state = await federated_training(study=parts.study.study, training=ledger.training, return_state=True)
             outcome = await state.aresult(raise_on_failure=False)
         if state.is_cancelled():
-            raise Interrupted(state.message or "the training was stopped")
+            raise InterruptedTrainingError(state.message or "the training was stopped")
         if isinstance(outcome, BaseException):
             raise outcome
         return dict(outcome)

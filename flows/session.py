@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Interrupted(WardRoundError):
+class InterruptedTrainingError(WardRoundError):
     """The operator stopped the training; the same command resumes it."""
 
     exit_code = 130
@@ -148,17 +148,20 @@ class Session:
         """Wait for work, no longer than `timeout_s`, and not beyond the operator's stop.
 
         Raises:
-            Interrupted: If the operator stopped the training.
+            InterruptedTrainingError: If the operator stopped the training.
             TimeoutError: If the time is up.
         """
-        waited = asyncio.wrap_future(work) if isinstance(work, Future) else asyncio.ensure_future(work)
+        waited: asyncio.Future[T] = (
+            asyncio.wrap_future(work) if isinstance(work, Future) else asyncio.ensure_future(work)
+        )
         stopped = asyncio.ensure_future(self.stop.wait())
         try:
-            await asyncio.wait({waited, stopped}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            both: set[asyncio.Future[Any]] = {waited, stopped}
+            await asyncio.wait(both, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
             if waited.done():
                 return waited.result()
             if stopped.done():
-                raise Interrupted(f"training {self.training} was stopped; the same command resumes it")
+                raise InterruptedTrainingError(f"training {self.training} was stopped; the same command resumes it")
             raise TimeoutError
         finally:
             stopped.cancel()

@@ -12,15 +12,16 @@ from typing import Any
 from prefect import flow, task
 from prefect.artifacts import acreate_progress_artifact, aupdate_progress_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
-from prefect.states import Cancelled, State
+from prefect.states import Cancelled
 
 from components.comparison import Contest, compare_models
 from components.errors import QuorumError
 from components.rounds import ServerState
 from components.sums_file import write_sums
 from flows.round import evaluate_everywhere, federated_round, open_round
-from flows.session import Interrupted, Session, current_session
+from flows.session import InterruptedTrainingError, Session, current_session
 
 
 @flow(name="federated-training", flow_run_name="{training}", persist_result=False)
@@ -48,7 +49,7 @@ async def federated_training(study: str, training: str) -> dict[str, Any] | Stat
         await _rounds(session, closing, artifact)
         await asyncio.gather(*closing)
         return await _finish(session)
-    except Interrupted as stopped:
+    except InterruptedTrainingError as stopped:
         session.record("interrupted", reason=str(stopped))
         await asyncio.gather(*closing, return_exceptions=True)
         session.recorder.finish("KILLED", str(stopped))
@@ -98,7 +99,7 @@ async def _rounds(session: Session, closing: list[asyncio.Task[Any]], artifact: 
     """Run rounds until convergence or the last one; each one's end runs beside the next."""
     state: ServerState | None = None
     number = 1
-    while number == 1 or not session.progress_until(number - 1).converged and number <= session.study.rounds.max:
+    while number == 1 or (not session.progress_until(number - 1).converged and number <= session.study.rounds.max):
         item = session.ledger.rounds.get(number)
         if item is None or item.version is None:
             reached = number if item is not None and item.state is not None else number - 1
@@ -107,10 +108,11 @@ async def _rounds(session: Session, closing: list[asyncio.Task[Any]], artifact: 
             opened = open_round(session, state, number)
             following = asyncio.create_task(federated_round(number=number, training=session.training))
             closing.append(following)
-            await asyncio.wait({opened.decided, following}, return_when=asyncio.FIRST_COMPLETED)
+            either: set[asyncio.Future[Any]] = {opened.decided, following}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
             if not opened.decided.done():
                 await following  # it failed, or was stopped: raises, or returns below
-                raise Interrupted(f"training {session.training} was stopped; the same command resumes it")
+                raise InterruptedTrainingError(f"training {session.training} was stopped; the same command resumes it")
             state = opened.state
             share = 100.0 * number / session.study.rounds.max
             closing.append(asyncio.create_task(_show_progress(artifact, share)))

@@ -3,6 +3,9 @@
 Colours are told apart with any colour vision (Okabe, Ito 2008) and never carry a meaning alone. matplotlib is
 imported inside the functions, so that it does not slow the start of a training, and used through its objects:
 there is no shared state, so figures can be drawn beside a training in another thread.
+
+ROC and calibration belong to every version, so they are drawn once a round beside the training and have to be
+cheap: their axes have a fixed place (laying them out costs as much as drawing them), few ticks and few patches.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ STATUS_LETTERS = {"took part": "", "refused": "R", "failed": "F", "not asked": "
 MODEL_MARKS = (("#cc79a7", "s"), ("#0072b2", "o"), ("#009e73", "D"), ("#e69f00", "^"))
 CALIBRATION_BINS = 10
 DPI = 144
+VERSION_DPI = 112  # of what is drawn for every version
+VERSION_SIZE = (6.0, 5.6)  # inches
+SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def roc_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) -> bytes:
@@ -45,7 +51,7 @@ def roc_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) -> byte
     Returns:
         A PNG. The band is Wilson's 95 % interval of the pooled sensitivity (one row of classes only).
     """
-    figure, axes = _canvas(6.0, 5.6)
+    figure, (axes,) = _fixed_canvas((0.12, 0.11, 0.85, 0.81))
     axes.plot([0, 1], [0, 1], color=DIAGONAL, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
     for index, (site, sums) in enumerate(sums_by_site.items()):
         _draw_roc(axes, sums, _site_style(index, site, len(sums_by_site)), named=len(sums_by_site) <= len(SITE_COLOURS))
@@ -55,7 +61,7 @@ def roc_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) -> byte
         ends = np.array([wilson(share * items, items) for share in true])
         axes.fill_between(false, ends[:, 0], ends[:, 1], color=INK, alpha=0.10, linewidth=0)
     _draw_roc(axes, pooled, {"color": INK, "linewidth": 2.6, "label": "all sites pooled", "zorder": 5}, named=True)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xticks=SHARES, yticks=SHARES)
     averaged = "" if len(pooled.positives) == 1 else ", one class against the rest, averaged"
     _titles(axes, f"ROC curve{averaged}", "1 - specificity", "sensitivity")
     axes.legend(loc="lower right", title="AUROC [95 % interval], items", **_legend_style())
@@ -73,7 +79,7 @@ def calibration_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums)
         A PNG: above, observed frequency against mean score (pooled with Wilson intervals); below, the
         number of items by score.
     """
-    figure, (axes, below) = _two_canvases(6.0, 5.6)
+    figure, (axes, below) = _fixed_canvas((0.12, 0.34, 0.85, 0.59), (0.12, 0.10, 0.85, 0.2))
     axes.plot([0, 1], [0, 1], color=DIAGONAL, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
     for index, (site, sums) in enumerate(sums_by_site.items()):
         mean, positives, items = _reliability(sums)
@@ -86,7 +92,7 @@ def calibration_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums)
         mean, share, yerr=[share - ends[:, 0], ends[:, 1] - share], color=INK, linewidth=2.4, capsize=3,
         elinewidth=1.2, marker="o", markersize=5, label="all sites pooled", zorder=5,
     )  # fmt: skip
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=SHARES, yticks=SHARES)
     _titles(axes, "Calibration", "", "observed frequency")
     axes.tick_params(labelbottom=False)
     axes.legend(loc="upper left", **_legend_style())
@@ -216,15 +222,15 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _two_canvases(width: float, height: float) -> tuple[Figure, tuple[Axes, Axes]]:
-    """Return an empty figure with two axes above each other, sharing the horizontal one."""
+def _fixed_canvas(*places: tuple[float, float, float, float]) -> tuple[Figure, list[Axes]]:
+    """Return an empty figure of a version, and axes at these places (left, bottom, width, height in parts of it)."""
     from matplotlib.figure import Figure  # slow to import, not needed before a figure is drawn
 
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=[3.2, 1])
-    _plainly(above)
-    _plainly(below)
-    return figure, (above, below)
+    figure = Figure(figsize=VERSION_SIZE, dpi=VERSION_DPI, facecolor=PAPER)
+    axes = [figure.add_axes(place) for place in places]
+    for part in axes:
+        _plainly(part)
+    return figure, axes
 
 
 def _plainly(axes: Axes) -> None:
@@ -310,11 +316,10 @@ def _draw_score_counts(axes: Axes, pooled: ScoreSums) -> None:
     group = np.tile(np.arange(pooled.bins) * groups // pooled.bins, len(pooled.positives))
     without = np.bincount(group, np.ravel(pooled.negatives), minlength=groups)
     having = np.bincount(group, np.ravel(pooled.positives), minlength=groups)
-    left = np.arange(groups) / groups
-    axes.bar(left, without, width=1 / groups, align="edge", color="#b8c4cf", edgecolor=PAPER, label="without the class")
-    axes.bar(left, having, width=1 / groups, align="edge", bottom=without, color=SITE_COLOURS[0], edgecolor=PAPER,
-             hatch="////", label="with the class")  # fmt: skip
-    axes.set_ylim(0, 1.3 * max(1, (without + having).max()))
+    edges = np.linspace(0, 1, groups + 1)
+    axes.stairs(without, edges, fill=True, color="#b8c4cf", label="without the class")
+    axes.stairs(without + having, edges, baseline=without, fill=True, color=SITE_COLOURS[0], label="with the class")
+    axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.4 * max(1, (without + having).max())), xticks=SHARES)
     _titles(axes, "", "score", "items")
     axes.legend(loc="upper center", ncols=2, **_legend_style())
 

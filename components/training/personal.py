@@ -15,13 +15,13 @@ from safetensors.torch import load_file, save_file
 from components.errors import StorageError
 from components.weights import Weights
 
-KEPT_ROUNDS = 2  # the round before, and the one in work that may be repeated
-
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
 _FILE = re.compile(r"round-(\d{6,})\.safetensors")
 
 
-def save_personal(folder: Path, training: str, round_number: int, personal: Weights) -> Path:
+def save_personal(
+    folder: Path, training: str, round_number: int, personal: Weights, *, keep: int | None = None
+) -> Path:
     """Write a site's personal entries after a round, and remove those of rounds long past.
 
     Args:
@@ -29,6 +29,8 @@ def save_personal(folder: Path, training: str, round_number: int, personal: Weig
         training: Identifier of the training.
         round_number: The round that produced them, counted from 1.
         personal: The entries.
+        keep: How many rounds up to this one are kept; None keeps all. The best round is tested at the end
+            of the training, so as many as it can lie back: the patience and two.
 
     Returns:
         The file.
@@ -38,7 +40,7 @@ def save_personal(folder: Path, training: str, round_number: int, personal: Weig
 
     Guarantees:
         The file is whole or not there, also after a crash or a power cut. Saving a round again replaces
-        it. The last two rounds up to this one are kept.
+        it.
     """
     place = _place(folder, training)
     final = place / f"round-{round_number:06d}.safetensors"
@@ -49,7 +51,7 @@ def save_personal(folder: Path, training: str, round_number: int, personal: Weig
         _flush(partial)
         partial.replace(final)
         _flush(place)
-        for _, file in sorted(_rounds(place, round_number + 1).items())[:-KEPT_ROUNDS]:
+        for _, file in sorted(_rounds(place, round_number + 1).items())[: -keep if keep else 0]:
             file.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"could not keep the personal weights of round {round_number}: {_reason(error)}") from error
