@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.servers import EmbeddedPrefect, EmbeddedServer, check_reachable
+from flows.servers import EmbeddedServer, open_prefect, prefect_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,12 +39,12 @@ class EarlyStart:
     """What is coming up.
 
     Attributes:
-        api_url: Address of the Prefect server's API.
+        prefect: The environment variables that name the Prefect server and how it is used.
         wait_for_prefect: Returns once the server answers; raises `ServiceError` if it does not.
         sites: The sites' process; None if sites run in this process.
     """
 
-    api_url: str
+    prefect: dict[str, str]
     wait_for_prefect: Callable[[], object]
     sites: SiteProcess | None
 
@@ -61,16 +61,16 @@ def early_start(home: Path, dispatcher: str) -> Iterator[EarlyStart]:
         ServiceError: If ``PREFECT_API_URL`` names a server that does not answer.
     """
     with ExitStack() as stack:
-        given = os.environ.get("PREFECT_API_URL")
-        api_url, wait = (
-            _reachable(given) if given else _embedded(stack.enter_context(EmbeddedPrefect.start(home, ui=False)))
-        )
+        server = open_prefect(home)
+        stack.enter_context(server)
+        own = home if isinstance(server, EmbeddedServer) else None
         sites = None
         count = training_processes(dispatcher)
         if count:
             sites = spawn_site_process(count + 1)
             stack.callback(end_site_process, sites.process)
-        yield EarlyStart(api_url, wait, sites)
+        prefect = prefect_environment(server.api_url, own, user=os.environ)
+        yield EarlyStart(prefect, server.wait_ready, sites)
 
 
 def training_processes(dispatcher: str) -> int:
@@ -117,13 +117,3 @@ def end_site_process(process: subprocess.Popen[bytes]) -> None:
         if process.stdin is not None:
             process.stdin.close()
         process.wait()
-
-
-def _reachable(api_url: str) -> tuple[str, Callable[[], object]]:
-    """Return the user's own Prefect server, once it has answered."""
-    check_reachable(api_url, name="Prefect")
-    return api_url, lambda: None
-
-
-def _embedded(server: EmbeddedServer) -> tuple[str, Callable[[], object]]:
-    return server.api_url, server.wait_ready

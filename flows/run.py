@@ -34,7 +34,6 @@ from flows.early import EarlyStart, early_start
 from flows.progress import Watcher
 from flows.recorder import Recorder, open_recorder
 from flows.results import Results, test_results
-from flows.servers import prefect_environment
 from flows.version import code_version
 
 T = TypeVar("T")
@@ -108,11 +107,11 @@ def run_training(
         recorder = stack.enter_context(open_recorder(study, home))
         parts = Parts(study, home, folder, journal, dispatcher, recorder, watcher)
         opening = Opening.ask(dispatcher, study, sources)
-        _import_flows(early.api_url, home)
+        _import_flows(early.prefect)
         ledger = _open_ledger(parts, opening, fresh=options.fresh)
         watcher.phase("waiting for the Prefect server")
         early.wait_for_prefect()
-        return _run_flow(parts, ledger, early.api_url)
+        return _run_flow(parts, ledger, early.prefect)
 
 
 @dataclass(frozen=True)
@@ -182,9 +181,9 @@ class Opening:
         return cls(dispatcher.initialise(study), preparations, pooled)
 
 
-def _import_flows(api_url: str, home: Path) -> None:
+def _import_flows(prefect: Mapping[str, str]) -> None:
     """Import the flows, while the sites open their data; Prefect reads its settings when it is imported."""
-    os.environ.update(prefect_environment(api_url, home, user=os.environ))
+    os.environ.update(prefect)
     import flows.training  # noqa: F401
 
 
@@ -222,7 +221,7 @@ def _plain(preparations: Mapping[str, Preparation]) -> dict[str, Any]:
     return {site: found.model_dump(mode="json") for site, found in sorted(preparations.items())}
 
 
-def _run_flow(parts: Parts, ledger: TrainingLedger, api_url: str) -> TrainingOutcome:
+def _run_flow(parts: Parts, ledger: TrainingLedger, prefect: Mapping[str, str]) -> TrainingOutcome:
     """Run the Prefect flow in an event loop of its own, also where one is running already (a notebook)."""
     from components.exchange.store import FolderStore
     from flows.prefect_settings import settings_for
@@ -246,7 +245,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, api_url: str) -> TrainingOut
     )
 
     async def run() -> dict[str, Any]:
-        with settings_for(api_url, parts.home), use(session), _stop_on_interrupt(session.stop):
+        with settings_for(prefect), use(session), _stop_on_interrupt(session.stop):
             state = await federated_training(study=parts.study.study, training=ledger.training, return_state=True)
             outcome = await state.aresult(raise_on_failure=False)
         if state.is_cancelled():

@@ -29,7 +29,8 @@ __all__ = [
 _CLIENT = {
     # A traceback may hold a patient's name; logs stay where they were written.
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
-    "PREFECT_LOGGING_LEVEL": "WARNING",
+    # What goes wrong is raised, and recorded; Prefect would say it a second time, with a traceback.
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     # Never a pickle, should a result be persisted all the same.
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",
@@ -97,7 +98,7 @@ def open_prefect(home: Path) -> EmbeddedServer | UserPrefect:
     """
     chosen = os.environ.get("PREFECT_API_URL", "")
     if not chosen or chosen == os.environ.get(_OURS):
-        return EmbeddedPrefect.start(home)
+        return EmbeddedPrefect.start(home, ui=False)
     user = UserPrefect(chosen)
     user.wait_ready()
     return user
