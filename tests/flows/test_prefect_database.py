@@ -1,14 +1,16 @@
 """The embedded server's SQLite: a transaction that reads first and writes later never fails for a neighbour."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from prefect.server.database.configurations import AioSqliteConfiguration, BaseDatabaseConfiguration
+from prefect.server.utilities.messaging.memory import MemoryMessage, Topic
 
-from flows.prefect_database import WritingTransactions
+from flows import prefect_database
+from flows.prefect_database import WritingTransactions, written
 
 
 async def read_then_write(database: BaseDatabaseConfiguration, between: Callable[[], Awaitable[None]]) -> None:
@@ -61,3 +63,37 @@ async def synchronous(database: BaseDatabaseConfiguration) -> int:
 def test_commits_are_on_disk_when_acknowledged(tmp_path: Path) -> None:
     database = WritingTransactions(connection_url=f"sqlite+aiosqlite:///{tmp_path}/items.db")
     assert asyncio.run(synchronous(database)) == 2  # FULL
+
+
+async def still_waiting(waiting: asyncio.Task[None]) -> bool:
+    """Whether it is, after many times the pause that it makes between two looks."""
+    await asyncio.wait([waiting], timeout=0.3)
+    return not waiting.done()
+
+
+def test_server_waits_for_messages_that_nobody_has_read_yet() -> None:
+    async def scenario() -> None:
+        subscription = Topic.by_name("events of a test").subscribe()
+        await subscription.topic.publish(MemoryMessage(b"finished", {}))
+        waiting = asyncio.create_task(written())
+        assert await still_waiting(waiting)
+        await subscription.get()
+        await asyncio.wait_for(waiting, timeout=2)
+
+    asyncio.run(scenario())
+
+
+def test_server_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefect_database, "WRITE_WITHIN_S", 0.1)
+
+    async def scenario() -> None:
+        await Topic.by_name("events of a test").publish(MemoryMessage(b"stuck", {}))
+        await asyncio.wait_for(written(), timeout=2)
+
+    asyncio.run(scenario())
+
+
+@pytest.fixture(autouse=True)
+def _forget_topics() -> Iterator[None]:
+    yield
+    Topic.clear_all()
