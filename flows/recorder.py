@@ -59,7 +59,7 @@ class Recorder:
         self._study, self._home, self._uri = study, home, tracking_uri(home)
         check_reachable(self._uri, name="MLflow")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
-        self._opened: Future[tuple[Tracker, Registry]] = self._thread.submit(self._open)
+        self._opened: Future[tuple[Tracker, Registry]] | None = None
         self._template: Future[Template] | None = None
         self._started: Future[None] | None = None
         self._flow_url = _prefect_ui()
@@ -73,7 +73,10 @@ class Recorder:
         self._thread.shutdown()
 
     def start(self, session: Session, flow_run: str) -> None:
-        """Open the training's runs, and have the network exported, both in the background."""
+        """Open the training's runs, and have the network exported, both in the background; once."""
+        if self._started is not None:
+            return
+        self._opened = self._thread.submit(self._open)
         self._flow_url = f"{_prefect_ui()}/runs/flow-run/{flow_run}"
         self._started = self._thread.submit(self._start, session)
         self._template = self._thread.submit(self._find_template, session)
@@ -86,12 +89,12 @@ class Recorder:
         """Record the test results, figures and report, move ``champion`` by its rule, end the runs."""
         from flows.conclusion import conclude  # it brings MLflow, which by now is there
 
-        return self._thread.submit(lambda: conclude(session, *self._opened.result()))
+        return self._thread.submit(lambda: conclude(session, *self._services()))
 
     def finish(self, status: RunStatus, reason: str = "") -> None:
         """End the training's runs; wait until that is recorded."""
         if self._started is not None and self._started.done() and self._started.exception() is None:
-            self._thread.submit(lambda: self._opened.result()[0].finish(status, reason)).result()
+            self._thread.submit(lambda: self._services()[0].finish(status, reason)).result()
 
     def links(self) -> dict[str, str]:
         """Return where more is to be found, by name."""
@@ -103,6 +106,12 @@ class Recorder:
 
     def _ui(self) -> str:
         return self._uri.rstrip("/") if self._uri.startswith("http") else MLFLOW_UI
+
+    def _services(self) -> tuple[Tracker, Registry]:
+        """Return what `start` has opened."""
+        if self._opened is None:
+            raise ValueError("start the recorder first")
+        return self._opened.result()
 
     def _open(self) -> tuple[Tracker, Registry]:
         from components.tracking.registry import Registry
@@ -127,7 +136,7 @@ class Recorder:
     def _start(self, session: Session) -> None:
         from components.tracking.datasets import SiteDataset
 
-        tracker, _ = self._opened.result()
+        tracker, _ = self._services()
         study = session.study
         params = {
             "strategy": study.strategy.name,
@@ -156,7 +165,7 @@ class Recorder:
         if self._started is None or self._template is None:
             raise ValueError("start the recorder before registering")
         self._started.result()
-        tracker, registry = self._opened.result()
+        tracker, registry = self._services()
         item = session.ledger.rounds[number]
         evaluation = session.evaluation(number)
         self._log_round(tracker, item, evaluation)

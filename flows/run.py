@@ -109,9 +109,7 @@ def run_training(
         opening = Opening.ask(dispatcher, study, sources)
         _import_flows(early.prefect)
         ledger = _open_ledger(parts, opening, fresh=options.fresh)
-        watcher.phase("waiting for the Prefect server")
-        early.wait_for_prefect()
-        return _run_flow(parts, ledger, early.prefect)
+        return _run_flow(parts, ledger, early)
 
 
 @dataclass(frozen=True)
@@ -221,12 +219,16 @@ def _plain(preparations: Mapping[str, Preparation]) -> dict[str, Any]:
     return {site: found.model_dump(mode="json") for site, found in sorted(preparations.items())}
 
 
-def _run_flow(parts: Parts, ledger: TrainingLedger, prefect: Mapping[str, str]) -> TrainingOutcome:
-    """Run the Prefect flow in an event loop of its own, also where one is running already (a notebook)."""
+def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> TrainingOutcome:
+    """Run the Prefect flow in an event loop of its own, also where one is running already (a notebook).
+
+    Sites with processes of their own get their first orders before the Prefect server is ready; in this
+    process they are Prefect runs themselves and have to wait for it.
+    """
     from components.exchange.store import FolderStore
     from flows.prefect_settings import settings_for
     from flows.session import InterruptedTrainingError, Session, use
-    from flows.training import federated_training
+    from flows.training import federated_training, next_number, take_up
 
     store = FolderStore(parts.home / "exchange" / parts.study.study)
     strategy = assemble(parts.study).strategy
@@ -245,7 +247,11 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, prefect: Mapping[str, str]) 
     )
 
     async def run() -> dict[str, Any]:
-        with settings_for(prefect), use(session), _stop_on_interrupt(session.stop):
+        with settings_for(early.prefect), use(session), _stop_on_interrupt(session.stop):
+            first = next_number(session, 0) if early.sites is not None else None
+            if first is not None:
+                take_up(session, first)
+            await asyncio.to_thread(early.wait_for_prefect)
             state = await federated_training(study=parts.study.study, training=ledger.training, return_state=True)
             outcome = await state.aresult(raise_on_failure=False)
         if state.is_cancelled():

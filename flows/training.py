@@ -21,7 +21,7 @@ from components.errors import QuorumError
 from components.rounds import ServerState
 from components.sums_file import write_sums
 from flows.round import evaluate_everywhere, federated_round, open_round
-from flows.session import InterruptedTrainingError, Session, current_session
+from flows.session import InterruptedTrainingError, OpenRound, Session, current_session
 
 
 @flow(name="federated-training", flow_run_name="{training}", persist_result=False)
@@ -39,14 +39,13 @@ async def federated_training(study: str, training: str) -> dict[str, Any] | Stat
         QuorumError: If a round had too few updates. What arrived is kept; the same call continues.
     """
     session = current_session()
-    run = get_run_context().flow_run  # type: ignore[union-attr]
-    session.recorder.start(session, str(run.id) if run else "")
+    flow_run = str(get_run_context().flow_run.id)  # type: ignore[union-attr]
     closing: list[asyncio.Task[Any]] = []
     artifact = await acreate_progress_artifact(
         progress=0.0, key=artifact_key(training), description=f"Rounds of {training}"
     )
     try:
-        await _rounds(session, closing, artifact)
+        await _rounds(session, closing, artifact, flow_run)
         await asyncio.gather(*closing)
         return await _finish(session)
     except InterruptedTrainingError as stopped:
@@ -95,29 +94,50 @@ async def report() -> dict[str, Any]:
     return await asyncio.wrap_future(session.recorder.conclude(session))
 
 
-async def _rounds(session: Session, closing: list[asyncio.Task[Any]], artifact: Any) -> None:
-    """Run rounds until convergence or the last one; each one's end runs beside the next."""
-    state: ServerState | None = None
-    number = 1
-    while number == 1 or (not session.progress_until(number - 1).converged and number <= session.study.rounds.max):
+def next_number(session: Session, after: int) -> int | None:
+    """Return the first round after a number that is not committed; None if the training ends before it."""
+    for number in range(after + 1, session.study.rounds.max + 1):
+        if session.progress_until(number - 1).converged:
+            return None
         item = session.ledger.rounds.get(number)
         if item is None or item.version is None:
-            reached = number if item is not None and item.state is not None else number - 1
-            if state is None or state.round != reached:
-                state = session.state_after(reached)
-            opened = open_round(session, state, number)
-            following = asyncio.create_task(federated_round(number=number, training=session.training))
-            closing.append(following)
-            either: set[asyncio.Future[Any]] = {opened.decided, following}
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not opened.decided.done():
-                await following  # it failed, or was stopped: raises, or returns below
-                raise InterruptedTrainingError(f"training {session.training} was stopped; the same command resumes it")
-            state = opened.state
-            share = 100.0 * number / session.study.rounds.max
-            closing.append(asyncio.create_task(_show_progress(artifact, share)))
+            return number
+    return None
+
+
+def take_up(session: Session, number: int, state: ServerState | None = None) -> OpenRound:
+    """Open a round, unless it is open; `state` spares reading the state it works on."""
+    if number in session.open_rounds:
+        return session.open_rounds[number]
+    item = session.ledger.rounds.get(number)
+    reached = number if item is not None and item.state is not None else number - 1
+    if state is None or state.round != reached:
+        state = session.state_after(reached)
+    return open_round(session, state, number)
+
+
+async def _rounds(session: Session, closing: list[asyncio.Task[Any]], artifact: Any, flow_run: str) -> None:
+    """Run rounds until convergence or the last one; each one's end runs beside the next.
+
+    The recorder starts once the first orders are out: what it imports takes seconds that no site waits for.
+    """
+    state: ServerState | None = None
+    number = next_number(session, 0)
+    while number is not None:
+        opened = take_up(session, number, state)
+        session.recorder.start(session, flow_run)
+        following = asyncio.create_task(federated_round(number=number, training=session.training))
+        closing.append(following)
+        either: set[asyncio.Future[Any]] = {opened.decided, following}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not opened.decided.done():
+            await following  # it failed, and this raises; or it was stopped
+            raise InterruptedTrainingError(f"training {session.training} was stopped; the same command resumes it")
+        state = opened.state
+        closing.append(asyncio.create_task(_show_progress(artifact, 100.0 * number / session.study.rounds.max)))
         _raise_first_error(closing)
-        number += 1
+        number = next_number(session, number)
+    session.recorder.start(session, flow_run)
 
 
 async def _finish(session: Session) -> dict[str, Any]:
