@@ -2,13 +2,16 @@
 
 >>> from flows import api
 >>> outcome = api.simulate("studies/pneumonia.yaml", overrides={"rounds.max": 3})  # doctest: +SKIP
->>> outcome.table()["hospital-1"]["global"].value  # doctest: +SKIP
+>>> outcome.tests["all sites"]["global"]["auroc"].value  # doctest: +SKIP
 0.94
+>>> scored = api.predict("models:/pneumonia@champion", ["film.dcm"])  # doctest: +SKIP
+>>> scored.files[0].decision, scored.files[0].scores  # doctest: +SKIP
+('pneumonia', {'pneumonia': 0.87})
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from components.study import Study
 from components.study_file import load_study, study_schema
 from flows.build import check_network
 from flows.early import EarlyStart
+from flows.home import home_folder
 from flows.prediction import FileScore, Scored, predict_files
 from flows.progress import LiveWatcher
 from flows.run import RunOptions, TrainingOutcome, run_training
@@ -61,11 +65,14 @@ def simulate(
         early: What a command has started already; see `flows.early`.
 
     Returns:
-        The outcome, with its table of test metrics.
+        The outcome: ``tests`` holds the test metrics by site, model and metric, each with its 95 % interval.
 
     Raises:
         WardRoundError: With one message; what was recorded is kept and the same call continues.
+        ValueError: If overrides are given with a `Study`.
     """
+    if isinstance(study, Study) and overrides:
+        raise ValueError("overrides go with a study file; change a Study with model_copy")
     loaded = study if isinstance(study, Study) else load(study, overrides)
     folder = Path.cwd() if isinstance(study, Study) else Path(study).resolve().parent
     options = RunOptions(Path(home) if home is not None else None, dispatcher, fresh, early)
@@ -77,17 +84,20 @@ def simulate(
         return run_training(loaded, study_folder=folder, options=options, watcher=watcher)
 
 
-def predict(model: str, files: list[str | Path], *, home: str | Path | None = None) -> Scored:
+def predict(model: str, files: Sequence[str | Path], *, home: str | Path | None = None, site: str = "") -> Scored:
     """Score DICOM, NIfTI, PNG or JPEG files with a registered version.
 
     Args:
         model: For example ``models:/pneumonia@champion`` or ``models:/pneumonia/7``.
         files: The files, in the order of the scores.
         home: Where the version was recorded.
-    """
-    from flows.home import home_folder
+        site: Score as this site's own model, for a strategy with personal layers (FedBN).
 
-    return predict_files(model, [Path(file) for file in files], home=home_folder(Path(home) if home else None))
+    Raises:
+        WardRoundError: With one message, if a file cannot be read or there is no such version.
+    """
+    folder = home_folder(Path(home) if home is not None else None)
+    return predict_files(model, [Path(file) for file in files], home=folder, site=site)
 
 
 def schema() -> dict[str, Any]:

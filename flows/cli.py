@@ -2,47 +2,107 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from components.errors import WardRoundError
+from components.errors import StorageError, WardRoundError
+from components.exchange.files import storage_errors
 from flows import home as homes
 
 # The commands import what they need themselves: `wardround --help` and `wardround check` answer at once,
 # without waiting for torch, MLflow and Prefect.
 
+INTERRUPTED, INTERNAL = 130, 70  # exit codes: as of a shell's Ctrl-C, and EX_SOFTWARE of sysexits.h
+_DISK_ERRORS = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EROFS,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EMFILE,
+)
+
+
+def _examples(*lines: str) -> str:
+    """Return examples as the end of a help text; an empty line keeps each on a line of its own."""
+    return "\n\n".join(["[bold]Examples[/bold]", *lines])
+
+
+def _use_home(given: Path | None) -> Path | None:
+    """Let everything this command starts record in the same folder."""
+    if given is not None:
+        os.environ["WARDROUND_HOME"] = str(homes.home_folder(given))
+    return given
+
+
+def _say_version(asked: bool) -> None:
+    """Print the version and end."""
+    if asked:
+        from flows.version import code_version
+
+        typer.echo(f"wardround {code_version()}")
+        raise typer.Exit
+
+
 app = typer.Typer(
     name="wardround",
-    help="Federated learning for hospitals: the patients' data stays where it is, model weights travel.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
+    epilog=_examples(
+        "wardround demo",
+        "wardround simulate studies/pneumonia.yaml --rounds 3",
+        "wardround predict models:/pneumonia@champion film.dcm",
+        "wardround COMMAND --help",
+    ),
 )
 journal_app = typer.Typer(help="Read the coordinator's or a site's journal.", no_args_is_help=True)
 app.add_typer(journal_app, name="journal")
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study, a YAML file.")]
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study, a YAML file.", show_default=False)]
 Home = Annotated[
-    Path | None, typer.Option("--home", help="Folder of everything recorded (default: WARDROUND_HOME, or .wardround).")
+    Path | None,
+    typer.Option(
+        "--home",
+        metavar="FOLDER",
+        callback=_use_home,
+        help="Folder of everything recorded (default: WARDROUND_HOME, or .wardround).",
+    ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming an unfinished training.")]
 DispatcherOption = Annotated[
-    str, typer.Option("--dispatcher", help="How sites run: auto, in-process, or processes:N.", show_default=True)
+    str, typer.Option("--dispatcher", metavar="KIND", help="How sites run: auto, in-process, or processes:N.")
 ]
+JournalOf = Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study, or path of a journal.")]
 
 
-@app.command()
+@app.callback()
+def wardround(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Federated learning for hospitals: the patients' data stays where it is, model weights travel."""
+
+
+@app.command(epilog=_examples("wardround demo", "wardround demo --home /tmp/ward --fresh"))
 def demo(home: Home = None, fresh: Fresh = False, dispatcher: DispatcherOption = "auto") -> None:
-    """Run a complete federation of three synthetic hospitals on this machine."""
+    """Run a complete federation of three synthetic hospitals on this machine.
+
+    It writes their images first (DICOM, NIfTI, PNG with a CSV) and trains until the global model has converged.
+    """
     from flows.early import early_start
 
     folder = homes.open_home(home)
@@ -52,15 +112,25 @@ def demo(home: Home = None, fresh: Fresh = False, dispatcher: DispatcherOption =
         demonstration.run(_console(), home=folder, fresh=fresh, dispatcher=dispatcher, early=early)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "wardround simulate studies/pneumonia.yaml",
+        "wardround simulate studies/pneumonia.yaml --rounds 3 --compare",
+        "wardround simulate STUDY --sites 5 --partition dirichlet:0.3 --strategy FedProx",
+    )
+)
 def simulate(
     study: StudyFile,
     sites: Annotated[int | None, typer.Option(help="Number of virtual sites.", metavar="N")] = None,
     partition: Annotated[
-        str | None, typer.Option(help="iid, dirichlet:0.3, sizes:0.6,0.25,0.15 or column:NAME.")
+        str | None,
+        typer.Option(metavar="HOW", help="iid, dirichlet:0.3, sizes:0.6,0.25,0.15 or column:NAME."),
     ] = None,
     rounds: Annotated[int | None, typer.Option(help="Rounds at the most.", metavar="N")] = None,
-    strategy: Annotated[str | None, typer.Option(help="Name of the strategy, for example FedProx.")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="FedAvg, FedProx, FedBN, FedAvgM, FedAdagrad, FedAdam or FedYogi."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", metavar="N")] = None,
     compare: Annotated[
         bool, typer.Option("--compare", help="Compare with local-only models and with the pooled model.")
@@ -69,7 +139,11 @@ def simulate(
     fresh: Fresh = False,
     dispatcher: DispatcherOption = "auto",
 ) -> None:
-    """Run a study's federation on this machine. Ctrl-C stops cleanly; the same command resumes."""
+    """Run a study's federation on this machine.
+
+    Options override what the study says. Ctrl-C stops cleanly; the same command resumes.
+    """
+    from components.yaml_lines import read_yaml
     from flows.early import early_start
 
     overrides: dict[str, Any] = {
@@ -81,6 +155,7 @@ def simulate(
         "evaluate.compare": ["local", "pooled"] if compare else None,
     }
     given = {name: value for name, value in overrides.items() if value is not None}
+    read_yaml(study)  # a file that is not there is told before anything is started
     console, folder = _console(), homes.open_home(home)
     with early_start(folder, dispatcher) as early:
         from flows import api
@@ -92,18 +167,22 @@ def simulate(
         print_outcome(console, outcome)
 
 
-@app.command()
+@app.command(epilog=_examples("wardround check studies/pneumonia.yaml"))
 def check(study: StudyFile) -> None:
-    """Check a study file, and do nothing else."""
+    """Check a study file, and do nothing else.
+
+    Every mistake is named with its line, its field, what was given and what is allowed.
+    """
     from flows import api
 
     checked = api.load(study)
     _console().print(
-        f"[green]{escape(str(study))} is a sound study[/green]: {checked.study}, digest {checked.digest[:12]}"
+        f"[green]{escape(str(study))} is a sound study[/green]: {checked.study}, digest {checked.digest[:12]}",
+        soft_wrap=True,
     )
 
 
-@app.command()
+@app.command(epilog=_examples("wardround schema > study.schema.json"))
 def schema() -> None:
     """Print the JSON Schema of study files, for editors."""
     import json
@@ -113,36 +192,52 @@ def schema() -> None:
     typer.echo(json.dumps(api.schema(), indent=2))
 
 
-@app.command()
+@app.command(epilog=_examples("wardround ui --open", "wardround ui --mlflow-port 5001"))
 def ui(
     home: Home = None,
-    prefect_port: Annotated[int, typer.Option(help="Port of the Prefect UI.")] = 4200,
-    mlflow_port: Annotated[int, typer.Option(help="Port of the MLflow UI.")] = 5000,
+    prefect_port: Annotated[
+        int, typer.Option(metavar="PORT", help="Port of the Prefect UI; 0 is any free one.")
+    ] = 4200,
+    mlflow_port: Annotated[int, typer.Option(metavar="PORT", help="Port of the MLflow UI; 0 is any free one.")] = 5000,
     browser: Annotated[bool, typer.Option("--open/--no-open", help="Open both in the browser.")] = False,
 ) -> None:
     """Serve the MLflow UI and the Prefect UI over what has been run, until Ctrl-C."""
     from flows.servers import serve_ui
 
-    serve_ui(homes.home_folder(home), prefect_port, mlflow_port, open_browser=browser, say=_console().print)
+    serve_ui(homes.home_folder(home), prefect_port, mlflow_port, open_browser=browser, say=typer.echo)
 
 
-@app.command()
+@app.command(
+    epilog=_examples(
+        "wardround predict models:/pneumonia@champion film.dcm other.png",
+        "wardround predict models:/pneumonia/7 films/*.dcm --output scores.csv",
+        "wardround predict models:/pneumonia@champion film.dcm --site site-1",
+    )
+)
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="For example models:/pneumonia@champion.")],
-    files: Annotated[list[Path], typer.Argument(metavar="FILES...", help="DICOM, NIfTI, PNG or JPEG files.")],
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write the scores to this CSV file.")] = None,
+    files: Annotated[
+        list[Path], typer.Argument(metavar="FILES", help="DICOM, NIfTI, PNG or JPEG files; a folder is one series.")
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the scores to this CSV file.")
+    ] = None,
+    site: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="Score as this site's own model (FedBN): with the layers it kept here."),
+    ] = "",
     home: Home = None,
 ) -> None:
     """Score new files with a registered version and the preprocessing registered with it."""
     from flows.prediction import predict_files, print_scores
 
     console = _console()
-    print_scores(console, predict_files(model, files, home=homes.home_folder(home)), output)
+    print_scores(console, predict_files(model, files, home=homes.home_folder(home), site=site), output)
 
 
-@journal_app.command("show")
+@journal_app.command("show", epilog=_examples("wardround journal show pneumonia --full"))
 def journal_show(
-    journal: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study, or path of a journal.")],
+    journal: JournalOf,
     home: Home = None,
     full: Annotated[bool, typer.Option("--full", help="Print everything recorded with each event.")] = False,
 ) -> None:
@@ -152,9 +247,9 @@ def journal_show(
     show(_console(), journal, homes.home_folder(home), full=full)
 
 
-@journal_app.command("verify")
+@journal_app.command("verify", epilog=_examples("wardround journal verify .wardround/sites/pneumonia/site-1"))
 def journal_verify(
-    journal: Annotated[str, typer.Argument(metavar="STUDY", help="Name of a study, or path of a journal.")],
+    journal: JournalOf,
     home: Home = None,
 ) -> None:
     """Check a journal's chain of hashes from the first line to the last."""
@@ -174,25 +269,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error of our own making, whose traceback is in a file that the message names.
     """
     _quiet_libraries()
-    errors = Console(stderr=True, highlight=False)
     try:
         app(args=list(arguments) if arguments is not None else None, prog_name="wardround")
     except WardRoundError as error:
-        label = "stopped" if error.exit_code == 130 else "error"
-        errors.print(f"[bold red]{label}:[/bold red] {escape(str(error))}", soft_wrap=True)
-        sys.exit(error.exit_code)
+        _end("stopped" if error.exit_code == INTERRUPTED else "error", str(error), error.exit_code)
     except KeyboardInterrupt:
-        errors.print("[bold red]stopped:[/bold red] nothing recorded is lost; the same command resumes")
-        sys.exit(130)
+        _end("stopped", "nothing recorded is lost; the same command resumes", INTERRUPTED)
     except Exception as error:
-        path = _keep_traceback()
-        errors.print(
-            f"[bold red]internal error:[/bold red] {escape(type(error).__name__)}: {escape(str(error)[:300])}. "
-            f"Nothing recorded is lost. Please report it with {escape(path)}",
-            soft_wrap=True,
+        if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
+            _end("error", _disk_message(error), StorageError.exit_code)
+        _end(
+            "internal error",
+            f"{type(error).__name__}: {str(error)[:300]}. Nothing recorded is lost. Please report it with "
+            + _keep_traceback(),
+            INTERNAL,
         )
-        sys.exit(70)
     sys.exit(0)
+
+
+def _end(label: str, message: str, code: int) -> NoReturn:
+    """Say why the command ends, in one message, and end it."""
+    Console(stderr=True, highlight=False).print(f"[bold red]{label}:[/bold red] {escape(message)}", soft_wrap=True)
+    sys.exit(code)
+
+
+def _disk_message(error: OSError) -> str:
+    """Say what the operating system refused, and what helps."""
+    try:
+        with storage_errors("use", Path(error.filename or homes.home_folder())):
+            raise error
+    except StorageError as found:
+        return str(found)
 
 
 def _console() -> Console:

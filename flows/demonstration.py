@@ -24,7 +24,7 @@ def run(console: Console, *, home: Path, fresh: bool, dispatcher: str, early: Ea
     if not (hospitals / "README.txt").exists():
         console.print("Writing three hospitals' [bold]synthetic[/bold] images (DICOM, NIfTI, PNG with a CSV) ...")
         write_demo_hospitals(hospitals, seed=SEED)
-    console.print(f"The data is synthetic: {escape(str(hospitals))}")
+    console.print(f"The data is synthetic: {escape(_short(hospitals))}", soft_wrap=True)
     study = STUDIES / "demo.yaml"
     if not study.exists():
         raise StorageError(f"the demo's study is not at {study}: run from a checkout, or install the wheel again")
@@ -36,10 +36,14 @@ def run(console: Console, *, home: Path, fresh: bool, dispatcher: str, early: Ea
     )
     print_outcome(console, outcome)
     image = next(iter(sorted(hospitals.rglob("*.dcm"))), hospitals)
-    console.print("What to try next:")
-    console.print("  wardround ui                                   # the rounds in Prefect, the versions in MLflow")
-    console.print(f"  wardround predict models:/{outcome.study.study}@champion {escape(_short(image))}")
-    console.print("  wardround simulate studies/pneumonia.yaml      # real chest films, three virtual hospitals")
+    console.print("\nWhat to try next:")
+    for command, words in (
+        ("wardround ui", "the rounds in Prefect, the versions in MLflow"),
+        (f"wardround predict models:/{outcome.study.study}@champion {_short(image)}", "score a film"),
+        (f"wardround simulate {_short(STUDIES / 'pneumonia.yaml')}", "real chest films, three virtual hospitals"),
+    ):
+        console.print(f"  {escape(command)}", soft_wrap=True)
+        console.print(f"      [dim]# {words}[/dim]")
 
 
 def print_outcome(console: Console, outcome: TrainingOutcome) -> None:
@@ -49,7 +53,8 @@ def print_outcome(console: Console, outcome: TrainingOutcome) -> None:
     console.print(
         f"{outcome.training}: {result['reason']}; round {result['best_round']} is best, "
         f"[bold]{outcome.study.study} version {result['version']}[/bold]; champion is version {result['champion']} "
-        f"({escape(result['champion_reason'])})."
+        f"({escape(result['champion_reason'])}).",
+        soft_wrap=True,
     )
     console.print()
     print_results(console, outcome.study, outcome.tests)

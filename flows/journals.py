@@ -27,7 +27,9 @@ def journal_path(name: str, home: Path) -> Path:
     if path.is_file():
         return path
     known = sorted(item.parent.name for item in (home / "trainings").glob("*/journal.jsonl"))
-    there = f"there are journals of {', '.join(known)}" if known else "nothing has been run there yet"
+    there = (
+        f"there are journals of {', '.join(known)}" if known else "nothing has been run there yet; --home names another"
+    )
     raise JournalError(f"no journal of {name!r} in {home}: {there}")
 
 
@@ -47,7 +49,10 @@ def verify_journal(console: Console, name: str, home: Path) -> None:
     """
     path = journal_path(name, home)
     report = verify(path)
-    console.print(f"[green]{escape(str(path))}: {report.entries} entries, the chain holds[/green], {report.head[:16]}")
+    console.print(
+        f"[green]{escape(str(path))}: {report.entries} entries, the chain holds[/green], {report.head[:16]}",
+        soft_wrap=True,
+    )
 
 
 def _short(text: str, most: int = 120) -> str:

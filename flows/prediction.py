@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from components.errors import DataError, StudyError
+from components.errors import DataError, ServiceError, StudyError
 from components.exchange.files import storage_errors
+from components.study import Task
+
+if TYPE_CHECKING:
+    from components.tracking.scoring import ScoringModel
+    from components.weights import Weights
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,7 @@ class Scored:
     """Scores, and the version they come from.
 
     Attributes:
-        version: Its address, for example ``models:/pneumonia/7``.
+        version: Its address, for example ``models:/pneumonia/7``; with the site whose own model it is.
         warning: What the user must know about this version; empty if nothing.
         files: One score for each file, in the order given.
     """
@@ -47,69 +54,109 @@ class Scored:
     files: list[FileScore]
 
 
-def predict_files(model: str, files: Sequence[Path], *, home: Path) -> Scored:
+def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = "") -> Scored:
     """Score files.
 
     Args:
         model: For example ``models:/pneumonia@champion`` or ``models:/pneumonia/7``.
         files: DICOM, NIfTI, PNG or JPEG files; folders of one DICOM series.
-        home: Folder of everything recorded; not used if ``MLFLOW_TRACKING_URI`` is set.
+        home: Folder of everything recorded; not used for the version if ``MLFLOW_TRACKING_URI`` is set.
+        site: Score as this site's own model: with the layers that a personal strategy (FedBN) left at it,
+            as they were when the version was judged. They are found on the machine of the site only.
+
+    Returns:
+        The scores. Without `site` they are those of ``mlflow.pyfunc.load_model(model).predict(images)`` for
+        float32 images ``[N, C, *spatial_size]`` as read from the files (DICOM after its rescale slope and
+        with white for bright, volumes turned to posterior, left, superior) and resampled to the study's
+        size (averaged where it shrinks, linear where it grows), before any normalisation of intensities:
+        the registered program does that itself.
 
     Raises:
-        DataError: If a file is missing or cannot be read as the study's images are.
+        DataError: If a file is missing or cannot be read as the study's images are, or nothing of `site`
+            is kept here.
         ServiceError: If there is no such version.
         StorageError: If the version's files are not what was registered.
-        StudyError: If `model` is no version's address.
+        StudyError: If `model` is no version's address, or its strategy leaves nothing at the sites.
     """
     missing = [str(file) for file in files if not file.exists()]
     if missing:
-        raise DataError(f"no such file: {', '.join(missing[:5])}")
+        raise DataError(f"no such file: {', '.join(missing[:5])}; look at the spelling and at the folder you are in")
     # Torch, MLflow and the study's readers: only once there is something to score.
     import torch
 
     from components.data.decode import preprocess_files
-    from components.tracking.scoring import load_version
     from components.training.exchanged_entries import load_entries
     from flows.build import build_module
-    from flows.recorder import tracking_uri
 
-    try:
-        version = load_version(model, tracking_uri(home))
-    except ValueError as error:
-        raise StudyError(str(error)) from None
+    version = _load(model, home)
     study = version.study
-    images = preprocess_files(study.data, files)
     module = build_module(study).eval()
-    load_entries(module, version.weights)
+    load_entries(module, {**version.weights, **(_personal(version, home, site) if site else {})})
+    images = preprocess_files(study.data, files)
     with torch.inference_mode():
         probabilities = module.probabilities(module(images)).tolist()
     outputs = [str(name) for name in version.preprocessing["outputs"]]
     scored = [
-        FileScore(
-            file,
-            dict(zip(outputs, row, strict=True)),
-            decide(row, study.task.kind, study.task.classes, study.task.threshold),
-        )
+        FileScore(file, dict(zip(outputs, row, strict=True)), decide(row, study.task))
         for file, row in zip(files, probabilities, strict=True)
     ]
-    return Scored(version.version.uri, _warning(study.strategy.name), scored)
+    name = version.version.uri + (f" at {site}" if site else "")
+    return Scored(name, "" if site else _warning(study.strategy.name), scored)
 
 
-def decide(scores: Sequence[float], kind: str, classes: Sequence[str], threshold: float) -> str:
+def _load(model: str, home: Path) -> ScoringModel:
+    """Load a version; say so where nothing was recorded at all."""
+    from components.tracking.scoring import load_version
+    from flows.recorder import tracking_uri
+
+    if not os.environ.get("MLFLOW_TRACKING_URI") and not (home / "mlflow.db").exists():
+        raise ServiceError(
+            f"{model}: nothing is recorded in {home} yet; run a training first, or name its folder with --home"
+        )
+    try:
+        return load_version(model, tracking_uri(home))
+    except ValueError as error:
+        raise StudyError(str(error)) from None
+
+
+def _personal(version: ScoringModel, home: Path, site: str) -> Weights:
+    """Return what a site kept of its own when the version was judged."""
+    from components.strategies.table import STRATEGIES
+    from components.training.personal import load_personal
+
+    study, training = version.study, str(version.lineage["training"])
+    if STRATEGIES[study.strategy.name].personal == "none":
+        raise StudyError(
+            f"--site {site}: {version.version.uri} was trained with {study.strategy.name}, which leaves nothing at the "
+            "sites: its scores are the same at each, so leave --site out"
+        )
+    folder = home / "sites" / study.study
+    known = sorted(path.parent.parent.name for path in folder.glob(f"*/personal/{training}"))
+    own = load_personal(folder / site, training, int(version.lineage["round"]) + 1) if site in known else {}
+    if not own:
+        there = f"there are layers of {', '.join(known)}" if known else "there are none of any site"
+        raise DataError(
+            f"--site {site}: no layers that it kept in round {version.lineage['round']} of {training} in {folder}: "
+            f"{there}; they never leave the machine of their site"
+        )
+    return own
+
+
+def decide(scores: Sequence[float], task: Task) -> str:
     """Return the name of the class that scores speak for; see `FileScore`.
 
-    >>> decide([0.7], "binary", ["normal", "opacity"], 0.5)
+    >>> decide([0.7], Task(classes=["normal", "opacity"]))
     'opacity'
-    >>> decide([0.2, 0.5, 0.3], "multiclass", ["a", "b", "c"], 0.5)
+    >>> decide([0.2, 0.5, 0.3], Task(kind="multiclass", classes=["a", "b", "c"]))
     'b'
-    >>> decide([0.6, 0.1, 0.8], "multilabel", ["a", "b", "c"], 0.5)
+    >>> decide([0.6, 0.1, 0.8], Task(kind="multilabel", classes=["a", "b", "c"]))
     'a+c'
     """
-    if kind == "binary":
-        return classes[int(scores[0] >= threshold)]
-    if kind == "multiclass":
-        return classes[max(range(len(scores)), key=scores.__getitem__)]
-    found = [name for name, score in zip(classes, scores, strict=True) if score >= threshold]
+    if task.kind == "binary":
+        return task.classes[int(scores[0] >= task.threshold)]
+    if task.kind == "multiclass":
+        return task.classes[max(range(len(scores)), key=scores.__getitem__)]
+    found = [name for name, score in zip(task.classes, scores, strict=True) if score >= task.threshold]
     return "+".join(found) or "none"
 
 
@@ -121,7 +168,7 @@ def print_scores(console: Console, scored: Scored, output: Path | None) -> None:
     if output is not None:
         with storage_errors("write", output.absolute()):
             output.write_text(_as_csv(scored, names), encoding="utf-8")
-        console.print(f"{len(scored.files)} scores of {scored.version} in {escape(str(output))}")
+        console.print(f"{len(scored.files)} scores of {scored.version} in {escape(str(output))}", soft_wrap=True)
         return
     table = Table(title=f"{scored.version}: research use only, not a diagnosis", title_justify="left")
     table.add_column("file", overflow="fold")
@@ -147,5 +194,5 @@ def _warning(strategy: str) -> str:
         return ""
     return (
         "This version was trained with FedBN: each site keeps its own normalisation layers, and this file has "
-        "only their first values. Outside the sites it was trained at, its scores mean little."
+        "only their first values: its scores mean little. At a site it was trained at, add --site NAME."
     )

@@ -1,22 +1,27 @@
-"""What a person sees while a training runs: one live line for the round, one for each site.
+"""What a person sees while a training runs: the round and the seconds left, a mark for each site, what is done.
 
 A `Watcher` is told what happens; the base class keeps silent. `LiveWatcher` shows it with rich on a
-terminal, and as one plain line for each round where there is none.
+terminal. There, and where there is no terminal, each round leaves one plain line when its version is registered.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 
+from rich.cells import cell_len
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-MARKS = {"waiting": ("…", "dim"), "done": ("✓", "green"), "failed": ("✗", "red")}
+MARKS = {"done": ("✓", "+", "green"), "waiting": ("…", ".", "dim"), "failed": ("✗", "x", "red")}
+RECENT = 5  # rounds whose mean length says how long the others will take
+_WIDEST, _TITLE = 100, 20  # columns that the live lines, and the title in them, take at the most
 
 
 class Watcher:
@@ -44,6 +49,139 @@ class Watcher:
         """Say that the models to compare with are being trained."""
 
 
+@dataclass(frozen=True)
+class DecidedRound:
+    """A round that was aggregated and evaluated.
+
+    Attributes:
+        number: Of the round.
+        value: Of the watched metric; None if it is not defined.
+        seconds: How long it took.
+        sites: How many took part.
+        missing: Sites that were asked and did not take part.
+    """
+
+    number: int
+    value: float | None
+    seconds: float
+    sites: int
+    missing: tuple[str, ...] = ()
+
+    def line(self, metric: str, version: int | None) -> str:
+        """Return it as one plain line.
+
+        >>> DecidedRound(3, 0.91234, 4.25, 2, ("west",)).line("auroc", 7)
+        'round   3  auroc 0.9123    4.2 s  version   7  2 sites, without west'
+        """
+        kept = f"version {version:>3}" if version is not None else "no version"
+        took_part = f"{self.sites} site{'s' * (self.sites != 1)}"
+        took_part += f", without {', '.join(self.missing)}" if self.missing else ""
+        return f"round {self.number:>3}  {metric} {_number(self.value)}  {self.seconds:5.1f} s  {kept}  {took_part}"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What the live lines show.
+
+    Attributes:
+        title: Name of the training.
+        rounds: Rounds at the most.
+        metric: Name of the watched metric.
+        phase: What is being done, in words.
+        number: The round in work; 0 before the first.
+        done: Number of the last round that was decided.
+        value: Its metric.
+        version: The last version registered; 0 before the first.
+        sites: What each site of the round has done: a key of `MARKS`.
+        seconds: Lengths of the rounds decided so far.
+        opened: When the round in work began, on the monotonic clock; None when no round is in work.
+    """
+
+    title: str
+    rounds: int
+    metric: str
+    phase: str = "starting"
+    number: int = 0
+    done: int = 0
+    value: float | None = None
+    version: int = 0
+    sites: dict[str, str] = field(default_factory=dict)
+    seconds: tuple[float, ...] = ()
+    opened: float | None = None
+
+
+def seconds_left(shown: Shown, now: float) -> float | None:
+    """Return the seconds left if all rounds are run; None where nothing is known yet, or no round is left.
+
+    >>> shown = Shown("demo", rounds=10, metric="auroc", done=4, seconds=(9.0, 2.0, 2.0, 2.0, 2.0, 2.0), opened=100.0)
+    >>> seconds_left(shown, now=101.0)
+    11.0
+    """
+    if not shown.seconds or shown.opened is None:
+        return None
+    recent = shown.seconds[-RECENT:]
+    each = sum(recent) / len(recent)
+    spent = min(now - shown.opened, each)
+    return max(0.0, (shown.rounds - shown.done) * each - spent)
+
+
+def live_lines(shown: Shown, *, width: int, now: float, plain: bool = False) -> Group:
+    """Draw the live lines.
+
+    Args:
+        shown: What they show.
+        width: Columns of the terminal; no line is longer.
+        now: On the monotonic clock.
+        plain: Whether the marks are ASCII.
+    """
+    width = min(width, _WIDEST)
+    left = seconds_left(shown, now)
+    row = Table.grid(padding=(0, 2, 0, 0))
+    for position in range(4):
+        row.add_column(no_wrap=True, overflow="ellipsis", max_width=_TITLE if position == 0 else None)
+    row.add_row(
+        Text(shown.title, style="bold"),
+        Text(f"round {shown.number} of {shown.rounds}" if shown.number else "before the first round"),
+        ProgressBar(total=shown.rounds, completed=shown.done, width=max(8, min(32, width - 68))),
+        Text(f"{duration(left)} left at most" if left is not None else "", style="dim"),
+    )
+    facts = [shown.phase]
+    facts += [f"round {shown.done}: {shown.metric} {_number(shown.value)}"] if shown.done else []
+    facts += [f"version {shown.version} is registered"] if shown.version else []
+    phase = Text(f"  {'; '.join(facts)}", style="dim", no_wrap=True, overflow="ellipsis")
+    marks = [_site_marks(shown.sites, width, plain=plain)] if shown.sites else []
+    return Group(row, *marks, phase)
+
+
+def duration(seconds: float) -> str:
+    """Return a length of time in its two largest units.
+
+    >>> duration(41.4), duration(200), duration(7 * 3600 + 90), duration(3 * 86400)
+    ('41 s', '3 min 20 s', '7 h 1 min', '3 d 0 h')
+    """
+    whole = round(seconds)
+    for size, name, part, smaller in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= size:
+            return f"{whole // size} {name} {whole % size // part} {smaller}"
+    return f"{whole} s"
+
+
+def _site_marks(sites: dict[str, str], width: int, *, plain: bool) -> Text:
+    """Return a mark for each site; where they do not fit into a line, how many have each mark."""
+    text = Text("  ", no_wrap=True, overflow="ellipsis")
+    if sum(cell_len(site) + 4 for site in sites) <= width:
+        for site, state in sorted(sites.items()):
+            mark, ascii_mark, style = MARKS[state]
+            text.append(f"{ascii_mark if plain else mark} {site}  ", style=style)
+        return text
+    states = list(sites.values())
+    for state, (mark, ascii_mark, style) in MARKS.items():
+        if state in states:
+            text.append(f"{ascii_mark if plain else mark} {states.count(state)} {state}  ", style=style)
+    failed = sorted(site for site, state in sites.items() if state == "failed")
+    return text.append(f"of {len(sites)} sites" + (f": without {', '.join(failed)}" if failed else ""))
+
+
 class LiveWatcher(Watcher):
     """Shows a training on the console.
 
@@ -55,15 +193,14 @@ class LiveWatcher(Watcher):
     """
 
     def __init__(self, console: Console, *, title: str, rounds: int, metric: str) -> None:
-        self._console, self._title, self._rounds, self._metric = console, title, rounds, metric
-        self._number = 0
-        self._sites: dict[str, str] = {}
-        self._values: list[float | None] = []
-        self._seconds: list[float] = []
-        self._opened = time.monotonic()
-        self._phase = "starting"
+        self._console = console
+        self._shown = Shown(title, rounds, metric)
+        self._unregistered: dict[int, DecidedRound] = {}
+        self._turn = threading.Lock()
         self._live = (
-            Live(self._view(), console=console, refresh_per_second=8, transient=True) if console.is_terminal else None
+            Live(get_renderable=self._draw, console=console, refresh_per_second=4, transient=True)
+            if console.is_terminal
+            else None
         )
 
     def __enter__(self) -> LiveWatcher:
@@ -76,33 +213,38 @@ class LiveWatcher(Watcher):
     ) -> None:
         if self._live:
             self._live.stop()
+        for number in sorted(self._unregistered):
+            self._print(self._unregistered.pop(number), None)
 
     def phase(self, text: str) -> None:
         """See `Watcher`."""
-        self._phase = text
-        self._show()
+        self._change(phase=text, opened=None)
 
     def round_opened(self, number: int, roster: Sequence[str]) -> None:
         """See `Watcher`."""
-        self._number, self._opened, self._phase = number, time.monotonic(), "training"
-        self._sites = dict.fromkeys(roster, "waiting")
-        self._show()
+        sites = dict.fromkeys(roster, "waiting")
+        self._change(phase="training", number=number, sites=sites, opened=time.monotonic())
 
     def site_done(self, number: int, site: str, *, ok: bool) -> None:
         """See `Watcher`."""
-        if number == self._number:
-            self._sites[site] = "done" if ok else "failed"
-            self._show()
+        if number == self._shown.number:
+            self._change(sites={**self._shown.sites, site: "done" if ok else "failed"})
+            if "waiting" not in self._shown.sites.values():
+                self._change(phase="aggregating, and evaluating at every site")
 
     def round_decided(self, number: int, value: float | None, seconds: float) -> None:
         """See `Watcher`."""
-        self._values.append(value)
-        self._seconds.append(seconds)
-        missing = [site for site, state in self._sites.items() if state == "failed"]
-        line = f"round {number:>3}  {self._metric} {_number(value)}  {seconds:5.1f} s"
-        line += f"  {len(self._sites) - len(missing)} sites"
-        self._console.print(line + (f"  [red]without {', '.join(missing)}[/red]" if missing else ""), highlight=False)
-        self._show()
+        sites = self._shown.sites
+        missing = tuple(sorted(site for site, state in sites.items() if state == "failed"))
+        self._unregistered[number] = DecidedRound(number, value, seconds, len(sites) - len(missing), missing)
+        self._change(done=number, value=value, seconds=(*self._shown.seconds, seconds), opened=None)
+
+    def version_registered(self, number: int, version: int) -> None:
+        """See `Watcher`."""
+        self._change(version=version)
+        decided = self._unregistered.pop(number, None)
+        if decided is not None:
+            self._print(decided, version)
 
     def testing(self, best_round: int) -> None:
         """See `Watcher`."""
@@ -112,32 +254,19 @@ class LiveWatcher(Watcher):
         """See `Watcher`."""
         self.phase(f"training what to compare with ({', '.join(kinds)})")
 
-    def _show(self) -> None:
-        if self._live:
-            self._live.update(self._view())
+    def _change(self, **changes: object) -> None:
+        with self._turn:
+            self._shown = replace(self._shown, **changes)  # type: ignore[arg-type]
 
-    def _view(self) -> Group:
-        table = Table.grid(padding=(0, 2))
-        done = len(self._values)
-        known = [value for value in self._values if value is not None]
-        left = f"{self._left():.0f} s left at the most" if self._seconds else ""
-        table.add_row(
-            Text(self._title, style="bold"),
-            Text(f"round {self._number} of at most {self._rounds}" if self._number else ""),
-            ProgressBar(total=self._rounds, completed=done, width=24),
-            Text(f"{self._metric} {_number(known[-1] if known else None)}"),
-            Text(left, style="dim"),
-        )
-        sites = Text("  ")
-        for site, state in sorted(self._sites.items()):
-            mark, style = MARKS[state]
-            sites.append(f"{mark} {site}   ", style=style)
-        return Group(table, sites, Text(f"  {self._phase}", style="dim"))
+    def _draw(self) -> Group:
+        plain = not self._console.encoding.lower().startswith("utf")
+        return live_lines(self._shown, width=self._console.width, now=time.monotonic(), plain=plain)
 
-    def _left(self) -> float:
-        """Return the seconds left if all rounds are run, from the mean of the last five."""
-        recent = self._seconds[-5:]
-        return max(0.0, (self._rounds - len(self._values)) * sum(recent) / len(recent))
+    def _print(self, decided: DecidedRound, version: int | None) -> None:
+        """Leave a round's line on the console."""
+        style = "red" if decided.missing or version is None else ""
+        line = Text(decided.line(self._shown.metric, version), style=style)
+        self._console.print(line, highlight=False, soft_wrap=True)
 
 
 def _number(value: float | None) -> str:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from components.comparison import POOLED
 from components.evaluation.histograms import add_sums
-from components.evaluation.intervals import Estimate, estimate_text
+from components.evaluation.intervals import Estimate
 from components.federation import metrics_of
 from components.ledger import TrainingLedger
 from components.rounds import ScoreSums
@@ -18,6 +19,7 @@ from components.study import Study
 from components.sums_file import read_sums
 
 ALL_SITES = "all sites"
+HEADINGS = {"local": "local only", "global": "federated", "pooled": "pooled data"}
 Results = dict[str, dict[str, dict[str, Estimate]]]
 
 
@@ -47,13 +49,18 @@ def test_results(study: Study, ledger: TrainingLedger, folder: Path) -> Results:
 
 
 def results_table(results: Results, metric: str) -> Table:
-    """Return the test results as a table: a row for each site, a column for each model, with 95 % intervals."""
-    models = [name for name in ("local", "global", "pooled") if any(name in row for row in results.values())]
-    table = Table(title=f"Test {metric.replace('_', ' ')} (95 % interval)", title_justify="left")
-    table.add_column("hospital")
+    """Return the test results as a table: a row for each site, a column for each model, with 95 % intervals.
+
+    It fits into 80 columns with site names of 12 letters; longer ones are folded.
+    """
+    models = [name for name in HEADINGS if any(name in row for row in results.values())]
+    title = f"Test {metric.replace('_', ' ')} and its 95 % interval, on the test items of each hospital"
+    # Without edges and inner lines: three models with intervals must fit into 80 columns.
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("hospital", overflow="fold")
     for model in models:
-        table.add_column({"local": "local only", "global": "federated", "pooled": "pooled data"}[model])
-    table.add_column("test items", justify="right")
+        table.add_column(HEADINGS[model], no_wrap=True)
+    table.add_column("items", justify="right", no_wrap=True)
     for site, row in results.items():
         if site == ALL_SITES:
             table.add_section()
@@ -64,13 +71,15 @@ def results_table(results: Results, metric: str) -> Table:
 
 
 def print_results(console: Console, study: Study, results: Results) -> None:
-    """Print the results of the study's own metric."""
+    """Print the results of the study's own metric; nothing, if the training was not tested."""
+    if ALL_SITES not in results:
+        return
     metric = study.rounds.convergence.metric if study.rounds.convergence else "auroc"
     console.print(results_table(results, metric))
     local = [row[metric] for name, row in results[ALL_SITES].items() if name.startswith("local:") and metric in row]
     if local:
         mean = sum(item.value for item in local) / len(local)
-        console.print(f"Each local-only model on the test items of all sites: {mean:.4f} on average.")
+        console.print(f"\nEach local-only model on the test items of all hospitals: {mean:.3f} on average.")
 
 
 def _at_site(study: Study, sums: dict[str, dict[str, ScoreSums]], site: str) -> dict[str, dict[str, Estimate]]:
@@ -80,4 +89,6 @@ def _at_site(study: Study, sums: dict[str, dict[str, ScoreSums]], site: str) -> 
 
 
 def _cell(row: dict[str, dict[str, Estimate]], model: str, metric: str) -> str:
-    return estimate_text(row[model].get(metric), 3) if model in row else ""
+    """Write an estimate to three digits, and its interval to two: more of them say nothing."""
+    found = row.get(model, {}).get(metric)
+    return f"{found.value:.3f} [{found.low:.2f}-{found.high:.2f}]" if found else "-"
