@@ -37,7 +37,7 @@ CALIBRATION_BINS = 10
 DPI = 144
 VERSION_DPI = 112  # of what is drawn for every version
 VERSION_SIZE = (6.0, 5.6)  # inches
-SHARES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def roc_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) -> bytes:
@@ -61,7 +61,7 @@ def roc_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) -> byte
         ends = np.array([wilson(share * items, items) for share in true])
         axes.fill_between(false, ends[:, 0], ends[:, 1], color=INK, alpha=0.10, linewidth=0)
     _draw_roc(axes, pooled, {"color": INK, "linewidth": 2.6, "label": "all sites pooled", "zorder": 5}, named=True)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xticks=SHARES, yticks=SHARES)
+    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xticks=QUARTERS, yticks=QUARTERS)
     averaged = "" if len(pooled.positives) == 1 else ", one class against the rest, averaged"
     _titles(axes, f"ROC curve{averaged}", "1 - specificity", "sensitivity")
     axes.legend(loc="lower right", title="AUROC [95 % interval], items", **_legend_style())
@@ -92,7 +92,7 @@ def calibration_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums)
         mean, share, yerr=[share - ends[:, 0], ends[:, 1] - share], color=INK, linewidth=2.4, capsize=3,
         elinewidth=1.2, marker="o", markersize=5, label="all sites pooled", zorder=5,
     )  # fmt: skip
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=SHARES, yticks=SHARES)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=QUARTERS, yticks=QUARTERS)
     _titles(axes, "Calibration", "", "observed frequency")
     axes.tick_params(labelbottom=False)
     axes.legend(loc="upper left", **_legend_style())
@@ -230,6 +230,7 @@ def _fixed_canvas(*places: tuple[float, float, float, float]) -> tuple[Figure, l
     axes = [figure.add_axes(place) for place in places]
     for part in axes:
         _plainly(part)
+        part.tick_params(length=0)
     return figure, axes
 
 
@@ -319,7 +320,7 @@ def _draw_score_counts(axes: Axes, pooled: ScoreSums) -> None:
     edges = np.linspace(0, 1, groups + 1)
     axes.stairs(without, edges, fill=True, color="#b8c4cf", label="without the class")
     axes.stairs(without + having, edges, baseline=without, fill=True, color=SITE_COLOURS[0], label="with the class")
-    axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.4 * max(1, (without + having).max())), xticks=SHARES)
+    axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.4 * max(1, (without + having).max())), xticks=QUARTERS)
     _titles(axes, "", "score", "items")
     axes.legend(loc="upper center", ncols=2, **_legend_style())
 
