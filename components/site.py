@@ -19,6 +19,7 @@ from components.journal import Journal
 from components.rounds import Answer, Order, UpdateManifest
 from components.seeds import derive_seed
 from components.study import Study
+from components.tracking.context import in_round
 from components.training.evaluate import evaluate_site
 from components.training.exchanged_entries import exchanged_entries
 from components.training.local import SiteResult, TrainingOrder, load_entries, train_site
@@ -89,6 +90,11 @@ class SiteRuntime:
         kept = self._kept_answer(order)
         if kept is not None:
             return kept
+        with in_round(order.plan.study, order.plan.round, order.site):
+            return self._work(order)
+
+    def _work(self, order: Order) -> Answer:
+        """Do what is ordered, and turn whatever goes wrong into an answer."""
         self._journal.append(f"{order.kind}_ordered", **_about(order))
         stage = "review"
         try:

@@ -35,6 +35,7 @@ from components.federation import (
 )
 from components.ledger import RoundLedger
 from components.rounds import Answer, RoundPlan, ServerState, Split
+from components.tracking.context import in_round
 from flows.session import InterruptedTrainingError, OpenRound, Session, current_session
 
 
@@ -77,16 +78,11 @@ async def federated_round(number: int, training: str) -> dict[str, Any] | State[
         QuorumError: If too few sites delivered before the deadline.
     """
     session = current_session()
-    opened = session.open_rounds[number]
     item = session.ledger.rounds[number]
     try:
-        if item.state is None:
-            await _collect(session, opened, item)
-            await aggregate_updates(number)
-        if item.evaluation is None:
-            await _evaluate(session, opened, item)
-        opened.decided.set_result(None)
-        version = await register_version(number)
+        with in_round(session.study.study, number):
+            await _decide(session, number)
+            version = await register_version(number)
     except InterruptedTrainingError as stopped:
         return Cancelled(message=str(stopped))
     await acreate_markdown_artifact(
@@ -168,6 +164,17 @@ async def register_version(number: int) -> int:
         await asyncio.to_thread(session.sweep)
     assert item.version is not None
     return item.version
+
+
+async def _decide(session: Session, number: int) -> None:
+    """Do what is missing until the round's new state is judged; then the next round may start."""
+    opened, item = session.open_rounds[number], session.ledger.rounds[number]
+    if item.state is None:
+        await _collect(session, opened, item)
+        await aggregate_updates(number)
+    if item.evaluation is None:
+        await _evaluate(session, opened, item)
+    opened.decided.set_result(None)
 
 
 async def evaluate_everywhere(session: Session, number: int, split: Split) -> Evaluation:
