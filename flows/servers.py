@@ -98,7 +98,8 @@ def open_prefect(home: Path) -> EmbeddedServer | UserPrefect:
     """
     chosen = os.environ.get("PREFECT_API_URL", "")
     if not chosen or chosen == os.environ.get(_OURS):
-        return EmbeddedPrefect.start(home, ui=False)
+        # With its interface, which costs nothing measurable: `wardround ui` may want it while the training runs.
+        return EmbeddedPrefect.start(home, ui=True)
     user = UserPrefect(chosen)
     user.wait_ready()
     return user

@@ -1,5 +1,26 @@
+"""For every test: one thread a process, nothing reported to anybody, none of the user's own servers or folders."""
+
+import os
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
+
+# Before torch is imported anywhere: tests run side by side, one process a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.update(DO_NOT_TRACK="1", MLFLOW_DISABLE_TELEMETRY="true", PREFECT_SERVER_ANALYTICS_ENABLED="false")
+for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "WARDROUND_HOME"):
+    os.environ.pop(name, None)
 
 # No deadline: how long an example takes says more about the machine's other work than about the code.
 settings.register_profile("wardround", deadline=None, database=None)
 settings.load_profile("wardround")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_prefect_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Prefect's client reads its profiles from a folder of its own, and starts no server by itself."""
+    folder: Path = tmp_path_factory.mktemp("prefect-client")
+    os.environ["PREFECT_HOME"] = str(folder)
+    os.environ["PREFECT_SERVER_ALLOW_EPHEMERAL_MODE"] = "false"

@@ -320,6 +320,13 @@ def test_an_address_we_set_ourselves_is_not_the_users(tmp_path: Path, monkeypatc
         assert isinstance(server, EmbeddedServer)
 
 
+def test_a_trainings_server_has_the_interface_that_ui_may_want_meanwhile(tmp_path: Path) -> None:
+    with open_prefect(tmp_path) as server:
+        assert isinstance(server, EmbeddedServer)
+        variables = Path(f"/proc/{server.server.pid}/environ").read_bytes().split(b"\0")
+    assert b"PREFECT_SERVER_UI_ENABLED=true" in variables
+
+
 def test_ui_says_that_nothing_is_recorded(tmp_path: Path) -> None:
     said: list[str] = []
     assert serve_ui(tmp_path, 0, 0, say=said.append) == 0
