@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -315,15 +317,14 @@ def _quiet_libraries() -> None:
 
 
 def _keep_traceback() -> str:
-    """Write the current traceback into the home folder, if that can be; return where it is."""
-    path = homes.home_folder() / "internal-error.log"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(traceback.format_exc(), encoding="utf-8")
-    except OSError:
-        traceback.print_exc()
-        return "the lines above"
-    return str(path)
+    """Write the current traceback into the home folder, or where that cannot be, into a temporary file."""
+    for folder in (homes.home_folder(), Path(tempfile.gettempdir())):
+        path = folder / f"wardround-error-{os.getpid()}.log"
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(traceback.format_exc(), encoding="utf-8")
+            return str(path)
+    return "what you did (no disk took the traceback)"
 
 
 if __name__ == "__main__":

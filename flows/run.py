@@ -31,6 +31,7 @@ from components.study import Study
 from flows import home as homes
 from flows.dispatch import open_dispatcher
 from flows.early import EarlyStart, early_start
+from flows.prefect_errors import prefect_errors
 from flows.progress import Watcher
 from flows.recorder import Recorder, open_recorder
 from flows.results import Results, test_results
@@ -109,7 +110,8 @@ def run_training(
         opening = Opening.ask(dispatcher, study, sources)
         _import_flows(early.prefect)
         ledger = _open_ledger(parts, opening, fresh=options.fresh)
-        return _run_flow(parts, ledger, early)
+        with prefect_errors(early.prefect["PREFECT_API_URL"], home):
+            return _run_flow(parts, ledger, early)
 
 
 @dataclass(frozen=True)
