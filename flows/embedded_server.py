@@ -143,6 +143,15 @@ class EmbeddedServer:
             return False
         return not _is_free(self._folder / "server.lock")
 
+    def check_running(self) -> None:
+        """Make sure of the server's process.
+
+        Raises:
+            ServiceError: It has ended.
+        """
+        if not self.is_running():
+            raise ServiceError(f"The {self._program.name} server at {self.url} ended. {_last_words(self.server)}")
+
     def stop(self, timeout_s: float = 10) -> None:
         """End this use; the last user stops the server, and kills it if it has not ended after `timeout_s`.
 

@@ -155,7 +155,7 @@ def serve_ui(
         The exit status, 0.
 
     Raises:
-        ServiceError: A port is in use, or a server did not start.
+        ServiceError: A port is in use, or a server did not start, or ended by itself.
     """
     if not (home / "mlflow.db").exists():
         say(f"Nothing is recorded in {home.absolute()} yet. Run a training first, for example: wardround demo")
@@ -171,8 +171,9 @@ def serve_ui(
             if open_browser:
                 webbrowser.open(server.server.url)
         say("Ctrl-C ends both.")
-        while not stop.wait(0.2) and prefect.is_running() and mlflow.is_running():
-            pass
+        while not stop.wait(0.2):
+            for server in (prefect, mlflow):
+                server.check_running()
     return 0
 
 

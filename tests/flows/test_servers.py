@@ -364,6 +364,17 @@ def test_ui_serves_both_until_it_is_told_to_stop(tmp_path: Path) -> None:
     assert "Traceback" not in (tmp_path / "mlflow-server" / "server.log").read_text()
 
 
+def test_ui_ends_with_a_message_when_a_server_ends(tmp_path: Path) -> None:
+    record_something(tmp_path)
+
+    def kill_when_ready(line: str) -> None:
+        if line.startswith("Ctrl-C"):
+            os.kill(json.loads((tmp_path / "mlflow-server" / "server.json").read_text())["pid"], signal.SIGKILL)
+
+    with pytest.raises(ServiceError, match=r"The MLflow server at .* ended.*server\.log"):
+        serve_ui(tmp_path, 0, 0, say=kill_when_ready)
+
+
 def test_ui_names_a_port_in_use_and_leaves_nothing_running(tmp_path: Path) -> None:
     record_something(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as other:
