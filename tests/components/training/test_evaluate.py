@@ -92,6 +92,13 @@ def test_the_module_leaves_as_it_came(make_model: Any, make_site: Any) -> None:
     assert not any(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_no_graph_is_kept(make_model: Any, make_site: Any) -> None:
+    model, logits = make_model(), []
+    model.network.register_forward_hook(lambda module, images, output: logits.append(output))
+    evaluate_site(model, make_site(), "validation", bins=10, device="cpu")
+    assert [output.requires_grad for output in logits] == [False]
+
+
 def test_the_loss_does_not_depend_on_a_sites_class_frequencies(make_model: Any, make_site: Any) -> None:
     plain, weighted = make_model(), make_model(imbalance="weighted_loss")
     weighted.set_class_counts([99, 1], 100)

@@ -253,6 +253,18 @@ def test_broken_pixels_are_refused(make_model: Any, make_site: Any, make_order: 
         train_site(make_model(), site, make_order())
 
 
+def test_divergence_ends_the_work_with_its_epoch(
+    make_model: Any, make_site: Any, make_order: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site()
+    site.images[3, 0, 0, 0] = float("nan")
+    batches = site.train_batches(batch_size=8, seed=1)
+    monkeypatch.setattr(site, "train_batches", lambda **_: batches)
+    with pytest.raises(RefusedError, match="finite"):
+        train_site(make_model(), site, make_order(epochs=50))
+    assert batches._passes == 1
+
+
 def test_a_site_without_training_items_is_told(make_model: Any, make_site: Any, make_order: Any) -> None:
     with pytest.raises(DataError, match="no training items"):
         train_site(make_model(), make_site(0), make_order())
