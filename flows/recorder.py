@@ -23,6 +23,7 @@ from components.evaluation.intervals import Estimate
 from components.federation import Evaluation, load_state
 from components.ledger import RoundLedger
 from components.study import Study
+from flows.embedded_mlflow import seed_mlflow
 from flows.servers import check_reachable
 from flows.version import code_version
 
@@ -41,7 +42,12 @@ PREFECT_UI = "http://127.0.0.1:4200"
 
 def tracking_uri(home: Path) -> str:
     """Return the user's own tracking server (``MLFLOW_TRACKING_URI``), or the database in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{home / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or local_uri(home)
+
+
+def local_uri(home: Path) -> str:
+    """Return the address of the database in the home folder."""
+    return f"sqlite:///{home / 'mlflow.db'}"
 
 
 class Recorder:
@@ -92,9 +98,12 @@ class Recorder:
         return self._thread.submit(lambda: conclude(session, *self._services()))
 
     def finish(self, status: RunStatus, reason: str = "") -> None:
-        """End the training's runs; wait until that is recorded."""
-        if self._started is not None and self._started.done() and self._started.exception() is None:
-            self._thread.submit(lambda: self._services()[0].finish(status, reason)).result()
+        """End the training's runs, if they were opened, and wait until that is recorded; what waits is dropped."""
+        for waiting in (self._template, self._started):
+            if waiting is not None:
+                waiting.cancel()
+        if self._started is not None and not self._started.cancelled():
+            self._thread.submit(self._finish, status, reason).result()
 
     def links(self) -> dict[str, str]:
         """Return where more is to be found, by name."""
@@ -117,6 +126,8 @@ class Recorder:
         from components.tracking.registry import Registry
         from components.tracking.runs import Tracker
 
+        if self._uri == local_uri(self._home):
+            seed_mlflow(self._home)
         root = None if self._uri.startswith("http") else self._home / "artifacts"
         return Tracker(self._uri, experiment=self._study.study, artifact_root=root), Registry(self._uri)
 
@@ -152,10 +163,17 @@ class Recorder:
         }
         tags = {"wardround.prefect_url": self._flow_url, "wardround.code_version": code_version()}
         tracker.start_training(session.training, study=study, params=params, tags=tags)
+        for name, other in session.others.items():
+            if other.finished is None:  # killed, and not taken up again: only one process drives a study
+                tracker.end_training(name, "KILLED")
         for site, found in sorted(session.ledger.preparations.items()):
             if found.items is not None:
                 dataset = SiteDataset(site, found.data_digest, found.items, found.class_counts, study.task.classes)
                 tracker.log_site_data(dataset)
+
+    def _finish(self, status: RunStatus, reason: str) -> None:
+        if self._started is not None and self._started.exception() is None:
+            self._services()[0].finish(status, reason)
 
     def _register(self, session: Session, number: int) -> int:
         from components.tracking.aliases import move_best

@@ -20,6 +20,7 @@ from components.comparison import Contest, compare_models
 from components.errors import QuorumError
 from components.rounds import ServerState
 from components.sums_file import write_sums
+from flows.leftovers import end_leftovers
 from flows.round import evaluate_everywhere, federated_round, open_round
 from flows.session import InterruptedTrainingError, OpenRound, Session, current_session
 
@@ -39,13 +40,15 @@ async def federated_training(study: str, training: str) -> dict[str, Any] | Stat
         QuorumError: If a round had too few updates. What arrived is kept; the same call continues.
     """
     session = current_session()
-    flow_run = str(get_run_context().flow_run.id)  # type: ignore[union-attr]
+    own = get_run_context().flow_run.id  # type: ignore[union-attr]
     closing: list[asyncio.Task[Any]] = []
+    if session.journal.last("training_resumed", training=training) is not None:
+        await end_leftovers(training, own)
     artifact = await acreate_progress_artifact(
         progress=0.0, key=artifact_key(training), description=f"Rounds of {training}"
     )
     try:
-        await _rounds(session, closing, artifact, flow_run)
+        await _rounds(session, closing, artifact, str(own))
         await asyncio.gather(*closing)
         return await _finish(session)
     except InterruptedTrainingError as stopped:
@@ -79,7 +82,7 @@ async def compare(kinds: str) -> None:
         training=session.training,
         sites=session.sites,
         initial=session.ledger.initial,
-        dispatcher=session.dispatcher,
+        dispatcher=session,
         store=session.store,
     )
     compared = await session.wait(asyncio.to_thread(compare_models, contest, session.study.evaluate.compare))

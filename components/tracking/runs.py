@@ -26,6 +26,7 @@ RunStatus = Literal["FINISHED", "KILLED", "FAILED"]
 _PLAIN = re.compile(r"[A-Za-z0-9_.:/ -]+")  # what may stand between quotes in a search
 _PARAMS_PER_BATCH = 100
 _TAG_LENGTH = 5000
+MODEL_KIND = "custom_model_development"  # MLflow's interface then shows models and runs, not traces and agents
 
 
 class Tracker:
@@ -214,7 +215,7 @@ class Tracker:
         if found is None:
             location = None if artifact_root is None else _location(artifact_root, self.experiment)
             try:
-                return str(self.client.create_experiment(self.experiment, artifact_location=location))
+                return str(self.client.create_experiment(self.experiment, location, tags={names.KIND: MODEL_KIND}))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
