@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
 from components.errors import JournalError
 from components.journal import read, verify
+
+_DIGEST = re.compile(r"[0-9a-f]{32,64}")
 
 
 def journal_path(name: str, home: Path) -> Path:
@@ -34,10 +39,9 @@ def journal_path(name: str, home: Path) -> Path:
 
 
 def show(console: Console, name: str, home: Path, *, full: bool) -> None:
-    """Print each event of a journal on a line."""
+    """Print each event of a journal on a line; with `full`, all that was recorded with it."""
     for entry in read(journal_path(name, home)):
-        data = json.dumps(dict(entry.data), sort_keys=True)
-        text = data if full else _short(data)
+        text = json.dumps(dict(entry.data), sort_keys=True) if full else summary(entry.data)
         console.print(f"{entry.seq:>5}  {entry.time}  [bold]{entry.event:<18}[/bold] {escape(text)}", soft_wrap=True)
 
 
@@ -55,5 +59,18 @@ def verify_journal(console: Console, name: str, home: Path) -> None:
     )
 
 
-def _short(text: str, most: int = 120) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
+def summary(data: Mapping[str, Any]) -> str:
+    """Return the plain values of an entry, shortened; tables and lists are for ``--full``.
+
+    >>> summary({"round": 2, "site": "east", "answer": {"status": "done"}, "weights_digest": "ab" * 32})
+    'round 2, site east, weights_digest abababababab'
+    """
+    plain = {name: value for name, value in data.items() if isinstance(value, str | int | float)}
+    return ", ".join(f"{name} {_short(str(value))}" for name, value in sorted(plain.items()) if value != "")
+
+
+def _short(text: str, most: int = 100) -> str:
+    """Return the start of a digest, and of what is long."""
+    if _DIGEST.fullmatch(text):
+        return text[:12]
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -54,7 +54,7 @@ def results_table(results: Results, metric: str) -> Table:
     It fits into 80 columns with site names of 12 letters; longer ones are folded.
     """
     models = [name for name in HEADINGS if any(name in row for row in results.values())]
-    title = f"Test {metric.replace('_', ' ')} and its 95 % interval, on the test items of each hospital"
+    title = f"Test {metric.replace('_', ' ')} (95 % interval)"
     # Without edges and inner lines: three models with intervals must fit into 80 columns.
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("hospital", overflow="fold")
