@@ -314,7 +314,7 @@ class LocalTraining(Section):
     Attributes:
         epochs: Passes over the site's training items (this or `steps`).
         steps: Optimiser steps (this or `epochs`).
-        batch_size: Items per step; the last batch of an epoch may be smaller.
+        batch_size: Items per step; the last batch of an epoch may be smaller, or one larger.
         optimizer: See `Optimizer`.
         precision: ``32``, ``16-mixed`` or ``bf16-mixed``.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.

@@ -25,7 +25,8 @@ class TrainBatches:
         images: float32 ``[M, C, *spatial]``.
         labels: ``[M]`` or ``[M, K]``.
         rows: Rows of the training items in both.
-        batch_size: Items per batch; the last one of a pass may be smaller.
+        batch_size: Items per batch; the last one of a pass may be smaller. A single last item joins the
+            batch before it: BatchNorm has no variance of one item.
         seed: Decides order, draws and augmentation.
         balanced: Draw as many items as there are, with replacement, each class equally often (in
             multilabel: each combination of classes).
@@ -43,15 +44,22 @@ class TrainBatches:
 
     def __len__(self) -> int:
         """Return the batches in one pass."""
-        return -(-len(self.rows) // self.batch_size)
+        return -(-len(self.rows) // self.batch_size) - self._folds()
 
     def __iter__(self) -> Iterator[Batch]:
         """Begin the next pass; it counts once its first batch is taken."""
         number, self._passes = self._passes, self._passes + 1
         draw = Generator().manual_seed(derive_seed(self.seed, "order", number))
         noise = Generator().manual_seed(derive_seed(self.seed, "augment", number))
-        for chosen in torch.split(self._order(draw), self.batch_size):
+        parts = list(torch.split(self._order(draw), self.batch_size))
+        if self._folds():
+            parts[-2:] = [torch.cat(parts[-2:])]
+        for chosen in parts:
             yield augment(self.images[chosen], self.kinds, noise), self.labels[chosen]
+
+    def _folds(self) -> bool:
+        """Whether a pass would end with a batch of a single item."""
+        return 1 < self.batch_size < len(self.rows) and len(self.rows) % self.batch_size == 1
 
     def _order(self, draw: Generator) -> Tensor:
         """Return the rows of one pass, in order."""

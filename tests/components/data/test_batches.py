@@ -76,3 +76,13 @@ def test_evaluation_keeps_the_order_and_may_be_empty(rows: torch.Tensor) -> None
         parts = list(batches)
         assert len(parts) == len(batches)
         assert [int(image[0, 0, 0]) for images, _ in parts for image in images] == rows.tolist()
+
+
+@pytest.mark.parametrize(("items", "sizes"), [(9, [4, 5]), (8, [4, 4]), (10, [4, 4, 2]), (1, [1])])
+def test_a_single_last_item_joins_the_batch_before_it(items: int, sizes: list[int]) -> None:
+    images, labels = torch.arange(items).float().reshape(-1, 1, 1, 1), torch.zeros(items, dtype=torch.int64)
+    batches = TrainBatches(images, labels, torch.arange(items), batch_size=4, seed=1)
+    taken = [batch[0].flatten() for batch in batches]
+    assert [len(part) for part in taken] == sizes
+    assert len(batches) == len(sizes)
+    assert sorted(torch.cat(taken).tolist()) == list(range(items))
