@@ -26,6 +26,7 @@ from typing import Any, Self
 
 from components.errors import JournalError
 from components.failpoints import failpoint
+from components.files import make_folder, sync_folder, write_all, write_whole
 from components.journal_lines import Entry, VerifyReport, load, make_entry, read, storage_error, verify
 
 __all__ = ["TORN", "Entry", "Journal", "VerifyReport", "read", "verify"]
@@ -148,7 +149,7 @@ class Journal:
     def _write(self, line: bytes) -> None:
         """Write a line durably, or leave the file as it was."""
         try:
-            _write_all(self._descriptor, line)
+            write_all(self._descriptor, line)
             os.fsync(self._descriptor)
         except OSError as error:
             try:
@@ -170,7 +171,7 @@ class Journal:
         try:
             if torn:
                 kept = f"{prefix}{len(self._entries) + 1}-{hashlib.sha256(torn).hexdigest()[:16]}"
-                _write_aside(self.path.with_name(kept), torn)
+                write_whole(self.path.with_name(kept), torn)
                 os.ftruncate(self._descriptor, self._size)
                 os.fsync(self._descriptor)
             recorded = {entry.data.get("kept") for entry in self.find(TORN)}
@@ -186,11 +187,11 @@ def _open_and_lock(path: Path) -> int:
     """Open the file for appending, making it if needed, and take its lock."""
     descriptor = -1
     try:
-        _make_folder(path.parent)
+        make_folder(path.parent)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.fsync(descriptor)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if descriptor >= 0:
             os.close(descriptor)
@@ -225,41 +226,6 @@ def _forget_in_child(reference: weakref.ref[Journal]) -> None:
     if journal is not None and journal._descriptor >= 0:
         os.close(journal._descriptor)
         journal._descriptor = -1
-
-
-def _make_folder(folder: Path) -> None:
-    """Make a folder and the ones above it, durably."""
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    for part in missing:
-        _sync_folder(part.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until a folder's list of files is on the disk."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_aside(path: Path, content: bytes) -> None:
-    """Write a whole file durably, or none."""
-    part = path.with_name(path.name + ".part")
-    with part.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-    _sync_folder(path.parent)
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    """Write all bytes, however few the system takes at a time."""
-    rest = memoryview(content)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
 
 
 def _size(descriptor: int) -> int:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from components.errors import StorageError
-from components.exchange.files import make_folder, replace_file, storage_errors, temporary_file, write_all
+from components.files import storage_errors, write_whole
 from components.rounds import ScoreSums
 
 SumsByModel = Mapping[str, Mapping[str, ScoreSums]]
@@ -30,10 +30,7 @@ def write_sums(path: Path, sums: SumsByModel) -> str:
     plain = {model: {site: item.model_dump() for site, item in by_site.items()} for model, by_site in sums.items()}
     content = json.dumps(plain, sort_keys=True, separators=(",", ":")).encode()
     with storage_errors("write", path):
-        make_folder(path.parent)
-        with temporary_file(path.parent) as (temporary, descriptor):
-            write_all(descriptor, content)
-            replace_file(temporary, descriptor, path)
+        write_whole(path, content)
     return hashlib.sha256(content).hexdigest()
 
 

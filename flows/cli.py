@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from components.errors import StorageError, WardRoundError
-from components.exchange.files import storage_errors
+from components.files import storage_errors
 from flows import home as homes
 
 # The commands import what they need themselves: `wardround --help` and `wardround check` answer at once,

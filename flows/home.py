@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from components.errors import StorageError
-from components.exchange.files import storage_errors
+from components.files import storage_errors
 
 DEFAULT = ".wardround"
 NEEDED_MB = 32  # less than this is taken up by two empty databases and a first round of the smallest study

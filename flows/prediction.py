@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.errors import DataError, ServiceError, StudyError
-from components.exchange.files import storage_errors
+from components.files import storage_errors
 from components.study import Task
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 from components.evaluation.metrics import undefined_metrics
 from components.evaluation.report import training_report
 from components.evaluation.summary import ReportFigure, RoundSummary, SiteSummary, TrainingSummary
-from components.exchange.files import storage_errors
 from components.federation import Evaluation
+from components.files import storage_errors
 from components.rounds import ItemCounts, ScoreSums
 from components.study_file import dump_study
 from flows.results import ALL_SITES, Results

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from components.errors import RefusedError
-from components.exchange.files import make_folder, replace_file, shown, storage_errors, temporary_file, write_all
+from components.files import make_folder, replace_file, shown, storage_errors, temporary_file, write_all
 from components.weights import DTYPES, Entry, Weights, buffer, describe, header, layout
 
 # Hashed and written in pieces that stay in the processor's cache from the one to the other.

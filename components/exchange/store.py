@@ -24,7 +24,7 @@ from torch import Tensor
 
 from components.errors import RefusedError, StorageError
 from components.exchange.codec import DEFAULT_LIMITS, ReadLimits, WrittenFile, read_weights, write_into
-from components.exchange.files import (
+from components.files import (
     TEMPORARY,
     link_once,
     make_folder,

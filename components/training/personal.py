@@ -5,14 +5,14 @@ Kept by training and round, so that a round that is repeated after a crash start
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from components.errors import StorageError
+from components.files import write_whole
 from components.weights import Weights
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
@@ -44,19 +44,12 @@ def save_personal(
     """
     place = _place(folder, training)
     final = place / f"round-{round_number:06d}.safetensors"
-    partial = final.with_suffix(f".{os.getpid()}.partial")
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in personal.items()}, partial)
-        _flush(partial)
-        partial.replace(final)
-        _flush(place)
+        write_whole(final, save({name: tensor.contiguous() for name, tensor in personal.items()}))
         for _, file in sorted(_rounds(place, round_number + 1).items())[: -keep if keep else 0]:
             file.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         raise StorageError(f"could not keep the personal weights of round {round_number}: {_reason(error)}") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return final
 
 
@@ -100,15 +93,6 @@ def _rounds(place: Path, before: int) -> dict[int, Path]:
         return {}
     found = {int(match[1]): file for file in place.iterdir() if (match := _FILE.fullmatch(file.name))}
     return {number: file for number, file in found.items() if number < before}
-
-
-def _flush(path: Path) -> None:
-    """Make the disk keep what was written to a file or a folder."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _reason(error: Exception) -> str:

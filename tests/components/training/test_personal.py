@@ -34,11 +34,17 @@ def test_a_repeated_round_replaces_its_own_file_and_starts_from_the_round_before
     assert load_personal(tmp_path, "a", 6)["norm.running_mean"][1] == 50
 
 
-def test_the_last_two_rounds_are_kept_and_nothing_else(tmp_path: Path) -> None:
+def test_as_many_rounds_are_kept_as_asked_and_nothing_else(tmp_path: Path) -> None:
     for number in (1, 2, 3, 999_999, 1_000_000):
-        save_personal(tmp_path, "a", number, entries(1))
+        save_personal(tmp_path, "a", number, entries(1), keep=2)
     names = sorted(file.name for file in (tmp_path / "personal" / "a").iterdir())
     assert names == ["round-1000000.safetensors", "round-999999.safetensors"]
+
+
+def test_all_rounds_are_kept_unless_asked(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        save_personal(tmp_path, "a", number, entries(number))
+    assert [load_personal(tmp_path, "a", number + 1)["norm.running_mean"][1] for number in (1, 2, 3)] == [1, 2, 3]
 
 
 def test_trainings_are_kept_apart(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from components.errors import StorageError
-from components.exchange.files import (
+from components.files import (
     _HINTS,
     link_once,
     make_folder,

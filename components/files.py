@@ -95,6 +95,14 @@ def replace_file(temporary: Path, descriptor: int, target: Path) -> None:
     sync_folder(target.parent)
 
 
+def write_whole(target: Path, content: memoryview | bytes) -> None:
+    """Put a file with this content in the place of `target`, whole or not at all; durable when this returns."""
+    make_folder(target.parent)
+    with temporary_file(target.parent) as (temporary, descriptor):
+        write_all(descriptor, content)
+        replace_file(temporary, descriptor, target)
+
+
 def link_once(temporary: Path, descriptor: int, target: Path) -> bool:
     """Put a temporary file at `target` unless something is there; durable when this returns.
 
