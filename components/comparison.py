@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from components.dispatch import Dispatcher, InitialModel
+from components.dispatch import InitialModel, OrderDispatcher
 from components.errors import RefusedError
 from components.exchange.store import FolderStore
 from components.federation import evaluation_order
@@ -41,7 +41,7 @@ class Contest:
     training: str
     sites: Sequence[str]
     initial: InitialModel
-    dispatcher: Dispatcher
+    dispatcher: OrderDispatcher
     store: FolderStore
 
 

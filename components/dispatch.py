@@ -81,7 +81,15 @@ class Preparation(Record):
     seconds: float = 0.0
 
 
-class Dispatcher(Protocol):
+class OrderDispatcher(Protocol):
+    """Sends orders to sites: what a training needs once its sites are ready."""
+
+    def submit(self, order: Order) -> Future[Answer]:
+        """Send an order. The future holds the site's answer, or raises `SiteError` if it was lost."""
+        ...
+
+
+class Dispatcher(OrderDispatcher, Protocol):
     """Sends work to sites. Every call returns at once; errors arrive in the future."""
 
     def initialise(self, study: Study) -> Future[InitialModel]:
@@ -90,10 +98,6 @@ class Dispatcher(Protocol):
 
     def prepare(self, site: str) -> Future[Preparation]:
         """Let a site open its data and say what it found."""
-        ...
-
-    def submit(self, order: Order) -> Future[Answer]:
-        """Send an order. The future holds the site's answer, or raises `SiteError` if it was lost."""
         ...
 
     def build_template(self, study: Study, folder: Path) -> Future[Path]:

@@ -58,6 +58,11 @@ class RoundLedger:
         return self.state
 
     @property
+    def digests(self) -> set[str]:
+        """Digests of all weights of the state the round ended with; empty before that."""
+        return {self.state.weights, *self.state.slots.values()} if self.state is not None else set()
+
+    @property
     def took_part(self) -> list[str]:
         """Sites whose update was received and used."""
         return sorted(self.received)
@@ -128,7 +133,15 @@ def started(data: Mapping[str, Any]) -> TrainingLedger:
     )
 
 
+def resumable(found: Mapping[str, TrainingLedger]) -> list[TrainingLedger]:
+    """Return what the same command would take up again: of each study, its newest training if not finished.
+
+    An older one was given up, by starting a newer one with ``--fresh``.
+    """
+    newest = {item.study_digest: item for item in found.values()}
+    return [item for item in newest.values() if item.finished is None]
+
+
 def unfinished(found: Mapping[str, TrainingLedger], study_digest: str) -> TrainingLedger | None:
-    """Return the newest training of exactly this study that has not finished."""
-    candidates = [item for item in found.values() if item.study_digest == study_digest and item.finished is None]
-    return candidates[-1] if candidates else None
+    """Return the newest training of exactly this study, if it has not finished."""
+    return next((item for item in resumable(found) if item.study_digest == study_digest), None)

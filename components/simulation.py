@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from components.assemble import select_roster
 from components.convergence import assess
-from components.dispatch import Dispatcher, InitialModel
+from components.dispatch import InitialModel, OrderDispatcher
 from components.errors import QuorumError
 from components.exchange.store import FolderStore
 from components.federation import (
@@ -58,7 +58,7 @@ class Simulation:
 def simulate(
     study: Study,
     strategy: Strategy,
-    dispatcher: Dispatcher,
+    dispatcher: OrderDispatcher,
     store: FolderStore,
     *,
     sites: Sequence[str],

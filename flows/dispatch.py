@@ -100,6 +100,14 @@ class _Child:
 
     def close(self) -> None:
         self._connection.close()
+        self.abandon("the sites' processes were ended")
+
+    def abandon(self, reason: str) -> None:
+        """Fail the calls that wait for an answer."""
+        with self._lock:
+            waiting, self.waiting = list(self.waiting.values()), {}
+        for _, _, future in waiting:
+            future.set_exception(errors.WardRoundError(reason))
 
     def _read(self) -> None:
         try:
@@ -112,7 +120,10 @@ class _Child:
 
     def _resolve(self, answer: dict[str, Any]) -> None:
         with self._lock:
-            _, _, future = self.waiting.pop(answer["id"])
+            waited = self.waiting.pop(answer["id"], None)
+        if waited is None:  # abandoned
+            return
+        _, _, future = waited
         if "error" in answer:
             kind = getattr(errors, answer["error"]["kind"] or "WardRoundError")
             message = answer["error"]["message"]
@@ -138,6 +149,7 @@ class PoolDispatcher:
     def __init__(self, settings: Mapping[str, SiteSetting], sites: SiteProcess, sizes: Mapping[str, int]) -> None:
         self._settings = dict(settings)
         self._closed = False
+        self._turn = threading.RLock()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._replaced: set[int] = set()
         self._dead: set[int] = set()
@@ -166,9 +178,10 @@ class PoolDispatcher:
 
     def close(self) -> None:
         """End the processes; orders in flight are abandoned."""
-        self._closed = True
-        for child in self._children:
-            child.close()
+        with self._turn:
+            self._closed = True
+            for child in self._children:
+                child.close()
         for process in self._processes:
             end_site_process(process)
 
@@ -176,10 +189,11 @@ class PoolDispatcher:
         raw: Future[Any] = Future()
         parsed: Future[T] = Future()
         raw.add_done_callback(lambda done: _pass_on(done, parsed, parse))
-        if index % len(self._children) in self._dead:
-            raw.set_exception(_died_twice(name))
-        else:
-            self._children[index].call(name, payload, raw)
+        with self._turn:  # a call reaches a child before its loss is dealt with, or else its successor
+            if index % len(self._children) in self._dead:
+                raw.set_exception(_died_twice(name))
+            else:
+                self._children[index].call(name, payload, raw)
         return parsed
 
     def _adopt(self, sites: SiteProcess) -> list[_Child]:
@@ -190,9 +204,13 @@ class PoolDispatcher:
         return [_Child(connection, self._child_lost) for connection in sites.connections[: len(self._settings) + 1]]
 
     def _child_lost(self, child: _Child) -> None:
-        if self._closed or child not in self._children:
-            return
-        index = self._children.index(child)
+        with self._turn:
+            if not self._closed and child in self._children:
+                self._replace(self._children.index(child))
+
+    def _replace(self, index: int) -> None:
+        """Put a new child in the place of one that died, and make its calls again; once."""
+        child = self._children[index]
         waiting = list(child.waiting.values())
         if index in self._replaced:
             self._dead.add(index)
@@ -268,7 +286,9 @@ def _send_settings(process: subprocess.Popen[bytes], settings: bytes) -> None:
 
 
 def _pass_on(done: Future[Any], parsed: Future[T], parse: Callable[[Any], T]) -> None:
-    """Resolve one future from another, through a parser."""
+    """Resolve one future from another, through a parser; nobody may wait for it any more."""
+    if not parsed.set_running_or_notify_cancel():
+        return
     try:
         parsed.set_result(parse(done.result()))
     except Exception as error:

@@ -246,6 +246,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
         dispatcher=parts.dispatcher,
         recorder=parts.recorder,
         watcher=parts.watcher,
+        others={name: item for name, item in trainings(parts.journal.entries).items() if name != ledger.training},
     )
 
     async def run() -> dict[str, Any]:
@@ -257,6 +258,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
             state = await federated_training(study=parts.study.study, training=ledger.training, return_state=True)
             outcome = await state.aresult(raise_on_failure=False)
         if state.is_cancelled():
+            parts.dispatcher.close()  # the loop's end waits for threads that wait for sites
             raise InterruptedTrainingError(state.message or "the training was stopped")
         if isinstance(outcome, BaseException):
             raise outcome

@@ -6,7 +6,7 @@ Flows take JSON; what cannot be JSON lives here and is found through `current_se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -19,8 +19,8 @@ from components.dispatch import Dispatcher
 from components.errors import WardRoundError
 from components.federation import Evaluation, first_state, load_state, pool_sums
 from components.journal import Journal
-from components.ledger import TrainingLedger
-from components.rounds import ServerState
+from components.ledger import TrainingLedger, resumable
+from components.rounds import Answer, Order, ServerState
 from components.study import Study
 from components.sums_file import read_sums, write_sums
 from flows.progress import Watcher
@@ -64,6 +64,7 @@ class Session:
     dispatcher: Dispatcher
     recorder: Recorder
     watcher: Watcher
+    others: Mapping[str, TrainingLedger] = field(default_factory=dict)
     open_rounds: dict[int, OpenRound] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -111,19 +112,22 @@ class Session:
         return pool_sums(self.study, read_sums(path, self.ledger.rounds[number].evaluation)["global"])
 
     def sweep(self) -> None:
-        """Drop from the exchange what no committed round, nor the best or the current one, needs."""
-        keep = {self.ledger.initial.weights_digest}
+        """Drop from the exchange what neither the best and the newest rounds nor open ones need.
+
+        Other trainings that may be resumed (of other versions of this study) keep theirs.
+        """
         best, newest = self.progress().best_round, max(self.ledger.rounds, default=0)
-        for number, item in self.ledger.rounds.items():
-            if item.state is not None and (item.version is None or number in (best, newest, newest - 1)):
-                keep |= {item.state.weights, *item.state.slots.values()}
-        open_rounds = [(self.training, number) for number, item in self.ledger.rounds.items() if item.version is None]
+        keep: set[str] = set()
+        open_rounds: list[tuple[str, int]] = []
+        for training in resumable({**self.others, self.training: self.ledger}):
+            keep.add(training.initial.weights_digest)
+            for number, item in list(training.rounds.items()):
+                if item.version is None:
+                    open_rounds.append((training.training, number))
+                if training is not self.ledger or item.version is None or number in (best, newest, newest - 1):
+                    keep |= item.digests
         # The next round's state may be written but not yet recorded: what is a minute old is left alone.
         self.store.sweep(keep, open_rounds=open_rounds, min_age_s=60)
-
-    def sweep_all(self) -> None:
-        """Empty the exchange: the training has finished, and the registry has every version."""
-        self.store.sweep(set(), min_age_s=0)
 
     def progress(self) -> Progress:
         """Judge the rounds evaluated so far."""
@@ -144,6 +148,16 @@ class Session:
             return load_state(self.store, self.ledger.rounds[number].require_state())
         return first_state(self.strategy, self.ledger.initial, self.store)
 
+    def submit(self, order: Order) -> Future[Answer]:
+        """Send an order to its site, unless the operator has stopped the training.
+
+        Raises:
+            InterruptedTrainingError: If it was stopped; a comparison that runs in threads ends by it.
+        """
+        if self.stop.is_set():
+            raise self._interrupted()
+        return self.dispatcher.submit(order)
+
     async def wait(self, work: Future[T] | Awaitable[T], timeout_s: float | None = None) -> T:
         """Wait for work, no longer than `timeout_s`, and not beyond the operator's stop.
 
@@ -161,12 +175,15 @@ class Session:
             if waited.done():
                 return waited.result()
             if stopped.done():
-                raise InterruptedTrainingError(f"training {self.training} was stopped; the same command resumes it")
+                raise self._interrupted()
             raise TimeoutError
         finally:
             stopped.cancel()
             if not waited.done():
                 waited.cancel()
+
+    def _interrupted(self) -> InterruptedTrainingError:
+        return InterruptedTrainingError(f"training {self.training} was stopped; the same command resumes it")
 
 
 _session: ContextVar[Session] = ContextVar("wardround_session")

@@ -129,18 +129,27 @@ async def _rounds(session: Session, closing: list[asyncio.Task[Any]], artifact: 
     while number is not None:
         opened = take_up(session, number, state)
         session.recorder.start(session, flow_run)
-        following = asyncio.create_task(federated_round(number=number, training=session.training))
+        following = asyncio.create_task(_follow(session, number))
         closing.append(following)
         either: set[asyncio.Future[Any]] = {opened.decided, following}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not opened.decided.done():
-            await following  # it failed, and this raises; or it was stopped
-            raise InterruptedTrainingError(f"training {session.training} was stopped; the same command resumes it")
+            await following  # it failed or was stopped, and this raises
         state = opened.state
         closing.append(asyncio.create_task(_show_progress(artifact, 100.0 * number / session.study.rounds.max)))
         _raise_first_error(closing)
         number = next_number(session, number)
     session.recorder.start(session, flow_run)
+
+
+async def _follow(session: Session, number: int) -> None:
+    """Run a round's flow to its end; raise what ended it, the operator's stop included."""
+    state = await federated_round(number=number, training=session.training, return_state=True)
+    if state.is_cancelled():  # its result would be an error of Prefect's own
+        raise InterruptedTrainingError(state.message)
+    outcome = await state.aresult(raise_on_failure=False)
+    if isinstance(outcome, BaseException):
+        raise outcome
 
 
 async def _finish(session: Session) -> dict[str, Any]:
