@@ -70,9 +70,9 @@ class Hospital:
 
 
 HOSPITALS = (
-    Hospital("east", "E", "dicom", 110, 0.45, Scanner(112, 96, 0.8, 0.030, 0.6, 3.2)),
-    Hospital("north", "N", "nifti", 80, 0.40, Scanner(96, 96, 1.15, 0.035, 0.8, 3.6)),
-    Hospital("west", "W", "png", 140, 0.30, Scanner(128, 112, 1.0, 0.055, 0.4, 2.8)),
+    Hospital("east", "E", "dicom", 80, 0.45, Scanner(112, 96, 0.8, 0.030, 0.6, 3.2)),
+    Hospital("north", "N", "nifti", 60, 0.40, Scanner(96, 96, 1.15, 0.035, 0.8, 3.6)),
+    Hospital("west", "W", "png", 110, 0.30, Scanner(128, 112, 1.0, 0.055, 0.4, 2.8)),
 )
 
 
