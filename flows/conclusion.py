@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
-
-from mlflow.entities import Metric
 
 from components.evaluation.figures import (
     Participation,
@@ -39,7 +36,7 @@ def conclude(session: Session, tracker: Tracker, registry: Registry) -> dict[str
     results = test_results(session.study, session.ledger, session.folder)
     metric = f"validation/{session.metric}"
     champion = move_champion(registry, name, training=session.training, metric=metric, mode=session.mode)
-    _log_tests(session, tracker, version, results)
+    _log_tests(session, tracker, registry, version=version, results=results)
     tested = tested_evaluation(session)
     figures = training_figures(session, results, tested)
     for place, content in figures.items():
@@ -99,7 +96,9 @@ def participation(session: Session) -> dict[str, dict[int, Participation]]:
     return grid
 
 
-def _log_tests(session: Session, tracker: Tracker, version: RegisteredVersion, results: Results) -> None:
+def _log_tests(
+    session: Session, tracker: Tracker, registry: Registry, *, version: RegisteredVersion, results: Results
+) -> None:
     """Hang the test metrics on the best version's logged model and run, and on the sites' runs; once."""
     number = session.progress().best_round
     for site in session.sites:
@@ -108,15 +107,7 @@ def _log_tests(session: Session, tracker: Tracker, version: RegisteredVersion, r
         tracker.log_round(number, tests, site=site)
     models = {model: metrics for model, metrics in results[ALL_SITES].items() if not model.startswith("local:")}
     tests = {key: value for model, metrics in models.items() for key, value in flat(_split(model), metrics).items()}
-    tracker.log_round(number, tests)
-    model = tracker.client.get_logged_model(version.model_id)
-    have = {metric.key for metric in model.metrics or []}
-    stamp = int(time.time() * 1000)
-    new = [
-        Metric(key, value, stamp, number, model_id=version.model_id) for key, value in tests.items() if key not in have
-    ]
-    if new:
-        tracker.client.log_batch(version.run_id, metrics=new)
+    registry.record_metrics(version, tests, number)
 
 
 def _split(model: str) -> str:

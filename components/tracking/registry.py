@@ -132,12 +132,22 @@ class Registry:
                 _check_same(found, release)
             model, is_new = self._open_model(release)
             self._store_files(model, release)
-            self._record_metrics(model, release, is_new=is_new)
+            self._record_metrics(model, release.run_id, release.metrics, release.round, is_new=is_new)
             if found is None:
                 found = self._create_version(model, release)
                 failpoint("registry.version_created")
             self._link_model(model, found)
         return found
+
+    def record_metrics(self, version: RegisteredVersion, metrics: Mapping[str, float], step: int) -> None:
+        """Record further metrics of a version (of its test) on its logged model and its run, once.
+
+        Raises:
+            ServiceError: If MLflow does not do what is asked.
+        """
+        with mlflow_errors(f"record metrics of {version.uri}", self.tracking_uri):
+            model = self.client.get_logged_model(version.model_id)
+            self._record_metrics(model, version.run_id, metrics, step, is_new=False)
 
     def find_by_round_key(self, name: str, round_key: str) -> RegisteredVersion | None:
         """Return the version of a round, if it was registered."""
@@ -221,23 +231,23 @@ class Registry:
             self.client.set_logged_model_tags(model.model_id, release.all_tags())
         self.client.finalize_logged_model(model.model_id, LoggedModelStatus.READY)
 
-    def _record_metrics(self, model: LoggedModel, release: Release, *, is_new: bool) -> None:
-        """Record the version's metrics once: on the run, and through the same call on the logged model."""
-        have = {metric.key for metric in model.metrics or [] if metric.step == release.round}
+    def _record_metrics(
+        self, model: LoggedModel, run_id: str, metrics: Mapping[str, float], step: int, *, is_new: bool
+    ) -> None:
+        """Record a version's metrics once: on the run, and through the same call on the logged model."""
+        have = {metric.key for metric in model.metrics or [] if metric.step == step}
         now = int(time.time() * 1000)
         batch = []
-        for key, value in finite(release.metrics).items():
+        for key, value in finite(metrics).items():
             if key in have:
                 continue
             stamp = (now, value)
             if not is_new:  # MLflow keeps one point for equal key, step, time and value
-                history = self.client.get_metric_history(release.run_id, key)
-                stamp = next(
-                    ((point.timestamp, point.value) for point in history if point.step == release.round), stamp
-                )
-            batch.append(Metric(key, stamp[1], stamp[0], release.round, model_id=model.model_id))
+                history = self.client.get_metric_history(run_id, key)
+                stamp = next(((point.timestamp, point.value) for point in history if point.step == step), stamp)
+            batch.append(Metric(key, stamp[1], stamp[0], step, model_id=model.model_id))
         if batch:
-            self.client.log_batch(release.run_id, metrics=batch)
+            self.client.log_batch(run_id, metrics=batch)
         failpoint("registry.metrics_recorded")
 
     def _create_version(self, model: LoggedModel, release: Release) -> RegisteredVersion:
