@@ -36,6 +36,7 @@ from components.federation import (
 from components.ledger import RoundLedger
 from components.rounds import Answer, RoundPlan, ServerState, Split
 from components.tracking.context import in_round
+from flows.readiness import reasons_text
 from flows.session import InterruptedTrainingError, OpenRound, Session, current_session
 
 
@@ -185,17 +186,17 @@ async def evaluate_everywhere(session: Session, number: int, split: Split) -> Ev
     """
     runs = [_settled(follow_evaluation(site, number, split, return_state=True)) for site in session.sites]
     answers: dict[str, Answer] = {}
-    reasons: list[str] = []
+    reasons: dict[str, str] = {}
     for site, outcome in zip(session.sites, await asyncio.gather(*runs), strict=True):
         if isinstance(outcome, InterruptedTrainingError):
             raise outcome
         if isinstance(outcome, Answer):
             answers[site] = outcome
         else:
-            reasons.append(f"{site}: {outcome}")
+            reasons[site] = str(outcome)
             session.record("evaluation_refused", round=number, site=site, split=split, reason=str(outcome))
     if not answers:
-        raise QuorumError(f"no site could evaluate round {number}: {'; '.join(reasons)}")
+        raise QuorumError(f"no site could evaluate round {number}. {reasons_text(reasons)}")
     return await asyncio.to_thread(pool, session.study, answers)
 
 
@@ -206,9 +207,9 @@ async def _collect(session: Session, opened: OpenRound, item: RoundLedger) -> No
         if isinstance(outcome, BaseException) and not isinstance(outcome, SiteError):
             raise outcome
     if len(item.received) < item.plan.quorum:
-        reasons = "; ".join(f"{site}: {reason}" for site, reason in sorted(item.refused.items()))
         raise QuorumError(
-            f"round {opened.number} has {len(item.received)} of the {item.plan.quorum} updates it needs. {reasons}. "
+            f"round {opened.number} has {len(item.received)} of the {item.plan.quorum} updates it needs. "
+            f"{reasons_text(item.refused)}. "
             "Mend the sites and run the same command: what arrived is kept; or lower rounds.quorum in the study"
         )
 

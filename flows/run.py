@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from components.assemble import assemble, quorum_of
+from components.assemble import assemble
 from components.comparison import POOLED
 from components.data.sources import SiteSource, plan_sources, pooled_source
 from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
@@ -33,6 +33,7 @@ from flows.dispatch import open_dispatcher
 from flows.early import EarlyStart, early_start
 from flows.prefect_errors import prefect_errors
 from flows.progress import Watcher
+from flows.readiness import require_metric, require_quorum
 from flows.recorder import Recorder, open_recorder
 from flows.results import Results, test_results
 from flows.version import code_version
@@ -147,24 +148,6 @@ def source_size(source: SiteSource) -> int:
     )
 
 
-def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> None:
-    """Refuse to start with fewer ready sites than a round needs.
-
-    Raises:
-        DataError: Naming each site that is not ready, and why.
-    """
-    ready = [site for site, found in preparations.items() if found.ready]
-    needed = quorum_of(study, len(preparations))
-    if len(ready) < needed:
-        reasons = "; ".join(
-            f"{site}: {found.reason}" for site, found in sorted(preparations.items()) if not found.ready
-        )
-        raise DataError(
-            f"{len(ready)} of {len(preparations)} sites are ready, a round needs {needed}. {reasons}. "
-            "Mend their data, or lower rounds.quorum or data.minimum_usable_fraction in the study"
-        )
-
-
 @dataclass(frozen=True)
 class Opening:
     """What the sites were asked before the first round."""
@@ -192,6 +175,7 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
     study = parts.study
     preparations = {site: future.result() for site, future in opening.preparations.items()}
     require_quorum(study, preparations)
+    require_metric(study, preparations)
     if opening.pooled is not None and not opening.pooled.result().ready:
         raise DataError(f"the pooled items cannot be used: {opening.pooled.result().reason}")
     initial = opening.initial.result()

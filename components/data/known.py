@@ -91,6 +91,7 @@ def _download(name: str, known: KnownDataSet, data_root: Path) -> Path:
     # pooch only here: it is needed once, and brings requests with it.
     import pooch  # type: ignore[import-untyped]
 
+    pooch.get_logger().setLevel("WARNING")  # it announces itself on the terminal; what fails is raised
     try:
         folder = pooch.os_cache("wardround")
         fetch = pooch.HTTPDownloader(timeout=30)

@@ -1,0 +1,72 @@
+"""Whether a training can begin: enough sites ready, and a metric that has a value on their items."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from components.assemble import quorum_of
+from components.dispatch import Preparation
+from components.errors import DataError
+from components.evaluation.histograms import sums_from_scores
+from components.evaluation.metrics import undefined_metrics
+from components.study import Study
+
+
+def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> None:
+    """Refuse to start with fewer ready sites than a round needs.
+
+    Raises:
+        DataError: Naming each site that is not ready, and why.
+    """
+    reasons = {site: found.reason for site, found in preparations.items() if not found.ready}
+    ready, needed = len(preparations) - len(reasons), quorum_of(study, len(preparations))
+    if ready < needed:
+        raise DataError(
+            f"{ready} of {len(preparations)} sites are ready, a round needs {needed}. {reasons_text(reasons)}. "
+            "Mend their data, or lower rounds.quorum or data.minimum_usable_fraction in the study"
+        )
+
+
+def require_metric(study: Study, preparations: Mapping[str, Preparation]) -> None:
+    """Refuse to start if the watched metric has no value on the validation items of all ready sites together.
+
+    Raises:
+        DataError: Saying what is missing.
+    """
+    metric = study.rounds.convergence.metric if study.rounds.convergence else "auroc"
+    counts = [found.class_counts.get("validation", []) for found in preparations.values() if found.ready]
+    totals = [sum(column) for column in zip(*counts, strict=True)]
+    task = study.task
+    columns = 1 if task.kind == "binary" else len(task.classes)
+    labels = _labels(totals, multilabel=task.kind == "multilabel")
+    scores = np.full((len(labels), columns), 1 / len(task.classes))
+    sums = sums_from_scores(scores, labels, kind=task.kind, classes=task.classes, bins=2, threshold=task.threshold)
+    reason = undefined_metrics(sums, kind=task.kind, threshold=task.threshold, classes=task.classes).get(metric)
+    if reason is not None:
+        items = ", ".join(f"{count} of {name}" for name, count in zip(task.classes, totals, strict=True))
+        raise DataError(
+            f"{metric} cannot be watched: {reason}. The validation items of all sites are {items}: correct "
+            "task.classes or the labels, give the sites more items, or watch another rounds.convergence.metric"
+        )
+
+
+def reasons_text(reasons: Mapping[str, str]) -> str:
+    """Say each reason once, with the sites that have it.
+
+    >>> reasons_text({"east": "site east: no items", "north": "no room", "west": "site west: no items"})
+    'east, west: no items; north: no room'
+    """
+    sites: dict[str, list[str]] = {}
+    for site, reason in sorted(reasons.items()):
+        bare = reason.removeprefix("site ").removeprefix(site).removeprefix(":").strip()
+        sites.setdefault(bare, []).append(site)
+    return "; ".join(f"{', '.join(names)}: {reason}" for reason, names in sites.items())
+
+
+def _labels(totals: list[int], *, multilabel: bool) -> np.ndarray:
+    """Return labels with these numbers of items by class; of several labels, one more item that has none."""
+    if not multilabel:
+        return np.repeat(np.arange(len(totals)), totals)
+    return (np.arange(max(totals, default=0) + 1)[:, None] < np.asarray(totals)[None, :]).astype(float)
