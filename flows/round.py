@@ -159,7 +159,7 @@ async def register_version(number: int) -> int:
     session = current_session()
     item = session.ledger.rounds[number]
     if item.version is None:
-        version = await asyncio.wrap_future(session.recorder.register(session, number))
+        version = await session.wait(session.recorder.register(session, number))
         session.record("committed", round=number, version=version)
         session.watcher.version_registered(number, version)
         await asyncio.to_thread(session.sweep)
