@@ -120,7 +120,7 @@ def number_of_sites(study: Study) -> int | None:
     return argument.count(",") + 1 if kind == "sizes" else study.sites.count
 
 
-def select_roster(study: Study, sites: Sequence[str], round_number: int) -> list[str]:
+def select_roster(study: Study, sites: Sequence[str], round_number: int, *, total: int | None = None) -> list[str]:
     """Return the sites that are asked in a round, in the order of their names.
 
     Every site gets a number from the study's seed, the round and its own name, and those with the smallest
@@ -129,16 +129,19 @@ def select_roster(study: Study, sites: Sequence[str], round_number: int) -> list
 
     Args:
         study: The study; `rounds.selection` says how many are asked. A fraction is rounded up.
-        sites: Names of all sites.
+        sites: Names of the sites that can be asked.
         round_number: Number of the round, counted from 1.
+        total: Number of sites, with those that cannot be asked now: a round asks as many as if they could
+            be, as long as there are so many. By default the number of `sites`.
 
     Raises:
         StudyError: If more sites are asked for than there are.
     """
     selection = study.rounds.selection
-    size = selection.count or _part_of(selection.fraction or 1.0, len(sites))
-    if size > len(sites):
-        raise StudyError(_too_many("rounds.selection.count", size, len(sites)), "rounds.selection.count")
+    total = len(sites) if total is None else total
+    size = selection.count or _part_of(selection.fraction or 1.0, total)
+    if size > total:
+        raise StudyError(_too_many("rounds.selection.count", size, total), "rounds.selection.count")
     drawn = sorted(sites, key=lambda site: (derive_seed(study.seed, "roster", round_number, site), site))
     return sorted(drawn[:size])
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from components.assemble import quorum_of
+from components.assemble import quorum_of, select_roster
 from components.dispatch import Preparation
 from components.errors import DataError
 from components.evaluation.histograms import sums_from_scores
@@ -21,7 +21,8 @@ def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> Non
         DataError: Naming each site that is not ready, and why.
     """
     reasons = {site: found.reason for site, found in preparations.items() if not found.ready}
-    ready, needed = len(preparations) - len(reasons), quorum_of(study, len(preparations))
+    ready, roster = len(preparations) - len(reasons), select_roster(study, sorted(preparations), 1)
+    needed = quorum_of(study, len(roster))
     if ready < needed:
         raise DataError(
             f"{ready} of {len(preparations)} sites are ready, a round needs {needed}. {reasons_text(reasons)}. "

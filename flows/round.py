@@ -49,7 +49,8 @@ def open_round(session: Session, state: ServerState, number: int) -> OpenRound:
     item = session.ledger.rounds.get(number)
     if item is None:
         base = session.digest_after(number - 1)
-        roster = select_roster(session.study, session.sites, number)
+        known = len(session.ledger.preparations)
+        roster = select_roster(session.study, session.sites, number, total=known)
         plan = plan_round(
             session.study, session.strategy, state, training=session.training, roster=roster, base_digest=base
         )
