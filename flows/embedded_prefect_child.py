@@ -46,15 +46,16 @@ def bring_up_to_date(database: Path) -> None:
     """
     edition = prefect_edition()
     written_by = database.with_name("edition")
-    if not database.exists() and not seed_database(database, edition):
+    if database.exists():
+        if not written_by.exists() or written_by.read_text() != edition:
+            _migrate(database)
+    elif not seed_database(database, edition):
         draft = database.with_name(".prefect.db.new")
         draft.unlink(missing_ok=True)
         _migrate(draft)
         keep_template(draft, edition)
         copy_database(draft, database)
         draft.unlink()
-    elif not written_by.exists() or written_by.read_text() != edition:
-        _migrate(database)
     written_by.write_text(edition)
 
 
