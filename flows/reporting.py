@@ -97,8 +97,8 @@ def _round(session: Session, number: int) -> RoundSummary:
         metric=session.evaluation(number).metrics.get(session.metric),
         weights_digest=item.require_state().weights,
         absent={
-            site: item.refused.get(site, "not asked")
-            for site in session.ledger.preparations
+            site: item.refused.get(site) or found.reason or "not asked"
+            for site, found in session.ledger.preparations.items()
             if site not in item.received
         },
     )
