@@ -318,8 +318,10 @@ def _quiet_libraries() -> None:
 
 def _keep_traceback() -> str:
     """Write the current traceback into the home folder, or where that cannot be, into a temporary file."""
-    for folder in (homes.home_folder(), Path(tempfile.gettempdir())):
-        path = folder / f"wardround-error-{os.getpid()}.log"
+    for path in (
+        homes.home_folder() / "internal-error.log",
+        Path(tempfile.gettempdir()) / f"wardround-{os.getpid()}.log",
+    ):
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(traceback.format_exc(), encoding="utf-8")
