@@ -11,6 +11,7 @@ import pytest
 from tests.end_to_end.records import recorded
 from tests.end_to_end.ward import Ward, trained_to_the_end, wait_until
 
+pytestmark = pytest.mark.timeout(1500)
 POOL, HERE = "processes:2", "in-process"
 # Failpoint (its second number: the hit that kills) and dispatcher. With sites in the coordinator's own process,
 # it dies while it trains.

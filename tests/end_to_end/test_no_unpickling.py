@@ -9,12 +9,13 @@ import pytest
 
 from tests.end_to_end.ward import Ward
 
+pytestmark = pytest.mark.timeout(1500)
 GUARD = Path(__file__).parent / "no_unpickling"
 ATTEMPTS = {
     "pickle": "import pickle; pickle.loads(pickle.dumps(1))",
     "Unpickler": "import io, pickle; pickle.Unpickler(io.BytesIO(pickle.dumps(1))).load()",
     "derived": "import io, pickle; type('U', (pickle._Unpickler,), {})(io.BytesIO(pickle.dumps(1))).load()",
-    "numpy": "import io, numpy as n; f = io.BytesIO(); n.save(f, n.array([{}])); f.seek(0); n.load(f, allow_pickle=True)",
+    "numpy": "import io, numpy; f = io.BytesIO(); numpy.save(f, [{}]); f.seek(0); numpy.load(f, allow_pickle=True)",
     "torch": "import io, torch; f = io.BytesIO(); torch.save({}, f); f.seek(0); torch.load(f, weights_only=True)",
 }
 

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.end_to_end.records import prefect_records, recorded, run_states
+from tests.end_to_end.records import mlflow_client, prefect_records, recorded, run_states
 from tests.end_to_end.ward import Ward, running, trained_to_the_end, wait_until
+from tests.references.tiny_study import STUDY
+
+pytestmark = pytest.mark.timeout(1500)
 
 # Signal, and the event of the journal after which it is sent: when the first orders have just gone out and nothing
 # is in MLflow yet, in mid-training, and while the models to compare with are trained.
@@ -77,3 +80,23 @@ def test_prefect_calls_stopped_runs_cancelled(stopped: Any) -> None:
     trainings = [run["state"]["type"] for run in runs if not run["name"].startswith("round ")]
     assert sorted(trainings) == ["CANCELLED", "CANCELLED", "CANCELLED", "COMPLETED"]
     assert {run["state"]["type"] for run in runs} == {"CANCELLED", "COMPLETED"}
+
+
+def test_the_same_command_after_the_end_trains_anew_and_versions_count_on(stopped: Any, undisturbed: Ward) -> None:
+    """The last one: it adds to what the others look at."""
+    ward, _ = stopped
+    champion = mlflow_client(ward).get_registered_model(STUDY).aliases["champion"]
+
+    ward.run("--dispatcher", "processes:2")
+
+    client = mlflow_client(ward)
+    assert len(ward.events("training_started")) == len(ward.events("training_finished")) == 2
+    assert ward.digests() == undisturbed.digests()
+    versions = client.search_model_versions(f"name = '{STUDY}'")
+    assert sorted(int(version.version) for version in versions) == [1, 2, 3, 4, 5, 6]
+    assert client.get_model_version_by_alias(STUDY, "latest").version == "6"
+    assert client.get_registered_model(STUDY).aliases["champion"] == champion  # the newer is no better
+    assert ward.events("training_finished")[-1].data["champion_reason"].startswith("auroc")
+    assert run_states(ward) == {"FINISHED"}
+    assert ward.recorded_twice() == []
+    ward.verify_journals()

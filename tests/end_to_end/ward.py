@@ -43,15 +43,16 @@ class Ward:
     def mlflow_uri(self) -> str:
         return f"sqlite:///{self.home / 'mlflow.db'}"
 
-    def start(self, *options: str, **environment: str) -> "Command":
-        """Start ``wardround simulate`` with further options and environment variables."""
+    def start(self, *options: str, program: Path | None = None, **environment: str) -> "Command":
+        """Start ``wardround simulate``, or a program in its place, with further options and environment variables."""
         ours = ("WARDROUND_", "PREFECT_", "MLFLOW_")
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
         path = os.pathsep.join(filter(None, [environment.pop("PYTHONPATH", ""), str(ROOT)]))
+        started = [str(program)] if program else ["-m", "flows.cli"]
         output = self.folder / "output.txt"
         with output.open("wb") as stdout, (self.folder / "errors.txt").open("wb") as stderr:
             process = subprocess.Popen(
-                [sys.executable, "-m", "flows.cli", "simulate", str(self.folder / "tiny.yaml"), *options],
+                [sys.executable, *started, "simulate", str(self.folder / "tiny.yaml"), *options],
                 stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, cwd=self.folder,
                 env={
                     **inherited, "PYTHONPATH": path, "WARDROUND_HOME": str(self.home),
@@ -60,9 +61,9 @@ class Ward:
             )  # fmt: skip
         return Command(self, process)
 
-    def run(self, *options: str, status: int = 0, **environment: str) -> str:
+    def run(self, *options: str, status: int = 0, program: Path | None = None, **environment: str) -> str:
         """Run it to its end; return what it wrote to standard error."""
-        command = self.start(*options, **environment)
+        command = self.start(*options, program=program, **environment)
         assert command.wait() == status, command.words()
         return command.errors()
 

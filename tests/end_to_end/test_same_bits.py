@@ -1,0 +1,78 @@
+"""The flow is the simulation, bit for bit: with every strategy, with each dispatcher, disturbed or not.
+
+`tests/properties/test_naive_reference.py` compares the simulation with a loop that knows nothing of ours.
+"""
+
+from pathlib import Path
+from signal import SIGKILL
+from typing import Any
+
+import pytest
+import torch
+
+from components.training.personal import load_personal
+from tests.end_to_end.records import recorded
+from tests.end_to_end.ward import Ward
+from tests.references.simulated import run_simulation
+from tests.references.tiny_study import STUDY, tiny_study
+
+pytestmark = pytest.mark.timeout(1500)
+ADAM = {"name": "FedAdam", "server_learning_rate": 0.02, "adaptivity": 0.01}
+
+
+def simulated_digests(folder: Path, state: Path, **changes: Any) -> dict[int, str]:
+    """The digests after each round of the plain loop, in this process."""
+    simulation = run_simulation(tiny_study(**changes), folder, state=state)
+    return {item.plan.round: item.ref.weights for item in simulation.rounds}
+
+
+def test_fedavg_in_processes(undisturbed: Ward, tmp_path: Path) -> None:
+    assert undisturbed.digests() == simulated_digests(undisturbed.folder, tmp_path)
+
+
+def test_fedprox_with_two_of_three_sites_a_round(tmp_path: Path) -> None:
+    study: dict[str, Any] = {
+        "strategy": {"name": "FedProx", "proximal_weight": 0.5},
+        "rounds": {"selection": {"count": 2}, "quorum": 2},
+        "seed": 4,
+    }
+    ward = Ward.make(tmp_path / "ward", **study)
+    ward.run("--dispatcher", "processes:2")
+    assert ward.digests() == simulated_digests(ward.folder, tmp_path / "simulated", **study)
+    rosters = [entry.data["plan"]["roster"] for entry in ward.events("round_planned")]
+    assert [len(roster) for roster in rosters] == [2, 2, 2]
+    assert len({site for roster in rosters for site in roster}) == 3
+    assert [entry.data["took_part"] for entry in ward.events("aggregated")] == rosters
+
+
+@pytest.mark.parametrize(
+    ("strategy", "dispatcher", "failpoint"),
+    [(ADAM, "processes:2", "journal.after:update_received:5"), ({"name": "FedBN"}, "in-process", "site.trained:5")],
+    ids=["FedAdam", "FedBN"],
+)
+def test_what_a_strategy_keeps_survives_a_kill(
+    tmp_path: Path, strategy: dict[str, Any], dispatcher: str, failpoint: str
+) -> None:
+    """FedAdam's moments lie with the coordinator, FedBN's layers at the sites; both must be those of the round."""
+    ward, state = Ward.make(tmp_path / "ward", strategy=strategy), tmp_path / "simulated"
+    ward.run("--dispatcher", dispatcher, status=-SIGKILL, WARDROUND_FAILPOINT=failpoint)
+    ward.run("--dispatcher", dispatcher)
+
+    assert ward.digests() == simulated_digests(ward.folder, state, strategy=strategy)
+    (training,) = (entry.data["training"] for entry in ward.events("training_started"))
+    for site in ("site-1", "site-2", "site-3"):
+        kept = load_personal(ward.home / "sites" / STUDY / site, training, 4)
+        expected = load_personal(state / site, "simulated", 4)
+        assert len(kept) == (8 if strategy["name"] == "FedBN" else 0)
+        assert kept.keys() == expected.keys()
+        assert all(torch.equal(kept[name], expected[name]) for name in kept)
+
+
+def test_the_order_of_arrival_changes_nothing_in_the_flow(undisturbed: Ward, tmp_path: Path) -> None:
+    ward = Ward.make(tmp_path, evaluate={"compare": ["local", "pooled"]})
+    ward.run(program=Path(__file__).with_name("shuffled_arrival.py"))
+
+    arrived = [entry.data["site"] for entry in ward.events("update_received")]
+    assert [arrived[start : start + 3] for start in (0, 3, 6)] != [["site-1", "site-2", "site-3"]] * 3
+    assert ward.digests() == undisturbed.digests()
+    assert recorded(ward) == recorded(undisturbed)
