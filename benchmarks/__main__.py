@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=PARTS, default=PARTS, metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--repeats", type=int, default=5, help="runs of each variant (speed); default 5")
     parser.add_argument("--rounds", type=int, default=10, help="rounds of the job (speed); default 10, 3 at least")
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds (accuracy); default 3")
@@ -52,7 +52,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="folder for the results; default .wardround/benchmarks")
     parser.add_argument("--work", type=Path, help="folder for what runs write meanwhile; default the system's")
     parser.add_argument("--write-docs", action="store_true", help="write all results kept so far as docs/benchmarks.md")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    unknown = sorted(set(options.parts) - set(PARTS))
+    if unknown:
+        parser.error(f"no part is called {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    options.parts = options.parts or list(PARTS)
+    return options
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ def measure(work: Path, *, seeds: Sequence[int] = SEEDS) -> Part:
     return report([outcome_of(seed, work) for seed in seeds])
 
 
-def outcome_of(seed: int, work: Path) -> Outcome:
+def outcome_of(seed: int, work: Path, *, rounds: int = 10) -> Outcome:
     """Run the real command with one seed: data shares, first weights and batches all follow it."""
-    study = pneumonia(seed=seed, evaluate__compare=["local", "pooled"])
+    study = pneumonia(seed=seed, rounds__max=rounds, evaluate__compare=["local", "pooled"])
     home = work / f"seed-{seed}"
     run(python("flows.cli", "simulate", str(write_study(study, work))), variables=environment(home))
     found = read_auroc(study, home)
