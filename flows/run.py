@@ -10,12 +10,10 @@ import asyncio
 import contextvars
 import os
 import secrets
-import signal
-import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +34,7 @@ from flows.progress import Watcher
 from flows.readiness import require_metric, require_quorum
 from flows.recorder import Recorder, open_recorder
 from flows.results import Results, test_results
+from flows.signals import interruptible, stop_on_interrupt
 from flows.version import code_version
 
 T = TypeVar("T")
@@ -95,7 +94,7 @@ def run_training(
     """
     watcher = watcher or Watcher()
     home = homes.open_home(options.home)
-    with ExitStack() as stack:
+    with interruptible(), ExitStack() as stack:
         folder = home / "trainings" / study.study
         journal = stack.enter_context(Journal.open(folder / "journal.jsonl"))
         watcher.phase("starting the Prefect server and the sites")
@@ -234,7 +233,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
     )
 
     async def run() -> dict[str, Any]:
-        with settings_for(early.prefect), use(session), _stop_on_interrupt(session.stop):
+        with settings_for(early.prefect), use(session), stop_on_interrupt(session.stop):
             first = next_number(session, 0) if early.sites is not None else None
             if first is not None:
                 take_up(session, first)
@@ -261,23 +260,3 @@ def run_in_loop(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
     context = contextvars.copy_context()
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(context.run, asyncio.run, run()).result()
-
-
-@contextmanager
-def _stop_on_interrupt(stop: asyncio.Event) -> Iterator[None]:
-    """Turn the first Ctrl-C (or SIGTERM) into a clean stop; the second one ends the process as ever."""
-    loop = asyncio.get_running_loop()
-    numbers = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-
-    def request() -> None:
-        stop.set()
-        for number in numbers:
-            loop.remove_signal_handler(number)
-
-    for number in numbers:
-        loop.add_signal_handler(number, request)
-    try:
-        yield
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
