@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from components.training.personal import load_personal
-from tests.end_to_end.records import recorded
+from tests.end_to_end.records import prefect_records, recorded
 from tests.end_to_end.ward import Ward
 from tests.references.simulated import run_simulation
 from tests.references.tiny_study import STUDY, tiny_study
@@ -66,6 +66,9 @@ def test_what_a_strategy_keeps_survives_a_kill(
         assert len(kept) == (8 if strategy["name"] == "FedBN" else 0)
         assert kept.keys() == expected.keys()
         assert all(torch.equal(kept[name], expected[name]) for name in kept)
+    with prefect_records(ward) as prefect:
+        states = [run["state"]["type"] for run in prefect.find("flow_runs") if run["name"].endswith(training)]
+    assert set(states) == {"COMPLETED", "CRASHED"}  # none is left running
 
 
 def test_the_order_of_arrival_changes_nothing_in_the_flow(undisturbed: Ward, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM: one line, exit status 130, everything recorded; the same command goes on."""
 
 import shutil
-from signal import SIGINT, SIGTERM
+from pathlib import Path
+from signal import SIGINT, SIGTERM, Signals
 from typing import Any
 
 import pytest
@@ -80,6 +81,19 @@ def test_prefect_calls_stopped_runs_cancelled(stopped: Any) -> None:
     trainings = [run["state"]["type"] for run in runs if not run["name"].startswith("round ")]
     assert sorted(trainings) == ["CANCELLED", "CANCELLED", "CANCELLED", "COMPLETED"]
     assert {run["state"]["type"] for run in runs} == {"CANCELLED", "COMPLETED"}
+
+
+@pytest.mark.parametrize("number", [SIGINT, SIGTERM])
+def test_a_stop_while_everything_starts_says_one_line(tmp_path: Path, number: Signals) -> None:
+    ward = Ward.make(tmp_path)
+    with running(ward.start("--dispatcher", "processes:2")) as command:
+        opened = ward.home / "trainings" / STUDY / "journal.jsonl.holder"
+        assert wait_until(lambda: opened.exists() or command.process.poll() is not None)
+        command.send(number)
+        assert command.wait() == 130, command.words()
+    assert command.errors() == "stopped: nothing recorded is lost; the same command resumes\n"
+    assert ward.journal() == ()
+    assert wait_until(lambda: not ward.processes(), limit_s=30), ward.processes()
 
 
 def test_the_same_command_after_the_end_trains_anew_and_versions_count_on(stopped: Any, undisturbed: Ward) -> None:
