@@ -100,8 +100,8 @@ class Dispatcher(OrderDispatcher, Protocol):
         """Let a site open its data and say what it found."""
         ...
 
-    def build_template(self, study: Study, folder: Path) -> Future[Path]:
-        """Export the study's network for its users, and write what all its versions have in common."""
+    def export(self, study: Study, file: Path) -> Future[Path]:
+        """Export the study's network for its users (`torch.export`) into a file."""
         ...
 
     def close(self) -> None:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
+import json
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from components.errors import StudyError
+from components.files import storage_errors, write_whole
 from components.seeds import derive_seed
 from components.study import Study
+from flows.database_templates import cache_folder
 
 if TYPE_CHECKING:
     from models.classification import ImageClassifier
+
+MODELS = Path(__file__).resolve().parent.parent / "models"
 
 # models is imported inside the functions: it brings torch and Lightning, which a coordinator that only
 # checks a study, or that waits for its sites, does not need.
@@ -51,12 +59,38 @@ def check_network(study: Study) -> None:
         raise StudyError(str(error), field="network.arguments") from None
 
 
-def build_template(study: Study, folder: Path) -> None:
-    """Export the study's network, with its preprocessing of intensities, and write its template package."""
-    from components.tracking.package import build_template as write_template
+def export_file(study: Study) -> Path:
+    """Return where the exported network of a study is kept, for all studies with the same network.
+
+    In the user's cache folder: exporting takes seconds, and the weights are exchanged in every version.
+    """
+    import torch
+
+    what = {
+        "network": study.network.model_dump(mode="json"),
+        "task": [study.task.kind, len(study.task.classes)],
+        "data": study.data.model_dump(mode="json", include={"spatial_size", "channels", "intensity", "window"}),
+        "code": [str(torch.__version__), version("monai"), *(path.read_text() for path in sorted(MODELS.glob("*.py")))],
+    }
+    key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
+    return cache_folder() / "networks" / f"{key}.pt2"
+
+
+def export_network(study: Study, file: Path) -> None:
+    """Export the study's network, with its preprocessing of intensities, whole or not at all.
+
+    Raises:
+        StorageError: If the file cannot be written.
+    """
+    import torch
+
     from models.serving import ServedClassifier, export_program
 
     served = ServedClassifier(
         build_module(study).network, kind=study.task.kind, intensity=study.data.intensity, window=study.data.window
     )
-    write_template(study, export_program(served, study.data.spatial_size, study.data.channels), folder)
+    program = export_program(served, study.data.spatial_size, study.data.channels)
+    content = io.BytesIO()
+    torch.export.save(program, content)
+    with storage_errors("write", file):
+        write_whole(file, content.getbuffer())

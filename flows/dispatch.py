@@ -56,9 +56,9 @@ class InProcessDispatcher:
         context = contextvars.copy_context()
         return self._work.submit(context.run, lambda: self._run(self._host(), order))
 
-    def build_template(self, study: Study, folder: Path) -> Future[Path]:
+    def export(self, study: Study, file: Path) -> Future[Path]:
         """See `components.dispatch.Dispatcher`."""
-        return self._work.submit(lambda: self._host().build_template(study, folder))
+        return self._work.submit(lambda: self._host().export(study, file))
 
     def close(self) -> None:
         """Wait for the order in hand, drop the rest, let go of the sites' journals."""
@@ -172,9 +172,9 @@ class PoolDispatcher:
             self._assigned[order.site], "answer", {"order": order.model_dump_json()}, Answer.model_validate
         )
 
-    def build_template(self, study: Study, folder: Path) -> Future[Path]:
+    def export(self, study: Study, file: Path) -> Future[Path]:
         """See `components.dispatch.Dispatcher`."""
-        return self._call(-1, "build_template", {"study": study.model_dump_json(), "folder": str(folder)}, Path)
+        return self._call(-1, "export", {"study": study.model_dump_json(), "file": str(file)}, Path)
 
     def close(self) -> None:
         """End the processes; orders in flight are abandoned."""

@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from components.errors import StorageError
 from components.evaluation.figures import calibration_figure, roc_figure
 from components.evaluation.intervals import Estimate
 from components.federation import Evaluation, load_state
 from components.ledger import RoundLedger
 from components.study import Study
+from flows.build import export_file
 from flows.embedded_mlflow import seed_mlflow
 from flows.servers import check_reachable
 from flows.version import code_version
@@ -133,15 +133,15 @@ class Recorder:
 
     def _find_template(self, session: Session) -> Template:
         """Return the study's template; if there is none of these libraries, have a site process export one."""
-        from components.tracking.package import find_template
+        from components.tracking.package import build_template, find_template
 
         folder = self._home / "templates" / session.study.digest[:16]
         found = find_template(folder, session.study)
         if found is None:
-            session.dispatcher.build_template(session.study, folder).result()
-            found = find_template(folder, session.study)
-        if found is None:
-            raise StorageError(f"the exported network in {folder} cannot be read back: remove the folder and try again")
+            file = export_file(session.study)
+            if not file.exists():
+                session.dispatcher.export(session.study, file).result()
+            found = build_template(session.study, file, folder)
         return found
 
     def _start(self, session: Session) -> None:

@@ -28,7 +28,7 @@ from components.exchange.store import FolderStore
 from components.rounds import Answer, Order
 from components.site import SiteRuntime, initialise
 from components.study import Study
-from flows.build import build_module, build_template
+from flows.build import build_module, export_network
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
@@ -61,10 +61,10 @@ class SiteHost:
         """Let a site answer an order."""
         return self._runtime(order.site).answer(order)
 
-    def build_template(self, study: Study, folder: Path) -> Path:
+    def export(self, study: Study, file: Path) -> Path:
         """Export the study's network for its users."""
-        build_template(study, folder)
-        return folder
+        export_network(study, file)
+        return file
 
     def close(self) -> None:
         """Let go of the sites' journals."""
@@ -87,8 +87,8 @@ def call(host: SiteHost, name: str, payload: Mapping[str, Any]) -> Any:
         return host.prepare(payload["site"]).model_dump(mode="json")
     if name == "answer":
         return host.answer(Order.model_validate_json(payload["order"])).model_dump(mode="json")
-    if name == "build_template":
-        return str(host.build_template(Study.model_validate_json(payload["study"]), Path(payload["folder"])))
+    if name == "export":
+        return str(host.export(Study.model_validate_json(payload["study"]), Path(payload["file"])))
     raise ValueError(f"unknown call {name!r}")
 
 

@@ -101,13 +101,13 @@ def find_template(folder: Path, study: Study) -> Template | None:
     return Template(folder, key) if key == _template_key(study) else None
 
 
-def build_template(study: Study, program: ExportedProgram, folder: Path) -> Template:
+def build_template(study: Study, program: ExportedProgram | Path, folder: Path) -> Template:
     """Write what all versions of a study have in common.
 
     Args:
         study: The study.
-        program: Takes float32 [N, C, *spatial] as read from the files, returns float32 [N, K] in [0, 1];
-            exported on the CPU for any N.
+        program: The exported network, or the ``pt2`` file it was saved in. Takes float32 [N, C, *spatial] as
+            read from the files, returns float32 [N, K] in [0, 1]; exported on the CPU for any N.
         folder: Where to; a template already there is replaced.
 
     Raises:
@@ -117,7 +117,10 @@ def build_template(study: Study, program: ExportedProgram, folder: Path) -> Temp
     try:
         shutil.rmtree(draft, ignore_errors=True)
         (draft / "data").mkdir(parents=True)
-        torch.export.save(program, draft / PROGRAM)
+        if isinstance(program, Path):
+            shutil.copyfile(program, draft / PROGRAM)
+        else:
+            torch.export.save(program, draft / PROGRAM)
         archive_slots(draft / PROGRAM)
         _write_json(draft / STUDY, study.model_dump(mode="json"))
         _write_json(draft / PREPROCESSING, preprocessing_of(study))
