@@ -11,6 +11,7 @@ from components.data.phantoms import write_demo_hospitals
 from components.errors import StorageError
 from flows import api
 from flows.early import EarlyStart
+from flows.home import DEFAULT
 from flows.results import print_results
 from flows.run import TrainingOutcome
 
@@ -37,12 +38,13 @@ def run(console: Console, *, home: Path, fresh: bool, dispatcher: str, early: Ea
     print_outcome(console, outcome)
     image = next(iter(sorted(hospitals.rglob("*.dcm"))), hospitals)
     console.print("\nWhat to try next:")
+    option = "" if home == Path(DEFAULT).resolve() else f" --home {_short(home)}"
     for command, words in (
         ("wardround ui", "the rounds in Prefect, the versions in MLflow"),
         (f"wardround predict models:/{outcome.study.study}@champion {_short(image)}", "score a film"),
         (f"wardround simulate {_short(STUDIES / 'pneumonia.yaml')}", "real chest films, three virtual hospitals"),
     ):
-        console.print(f"  {escape(command)}", soft_wrap=True)
+        console.print(f"  {escape(command + option)}", soft_wrap=True)
         console.print(f"      [dim]# {words}[/dim]")
 
 
