@@ -74,6 +74,9 @@ class InProcessDispatcher:
         return self._made
 
 
+_Call = tuple[str, dict[str, Any], Future[Any]]  # name, payload, and where the answer goes
+
+
 class _Child:
     """One child of a site process: a socket, and the calls that wait for an answer on it."""
 
@@ -82,7 +85,7 @@ class _Child:
         self._lost = lost
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self.waiting: dict[int, tuple[str, dict[str, Any], Future[Any]]] = {}
+        self._waiting: dict[int, _Call] = {}
 
     def listen(self) -> None:
         """Read answers in a thread, until the other end is gone."""
@@ -91,23 +94,19 @@ class _Child:
     def call(self, name: str, payload: dict[str, Any], future: Future[Any]) -> None:
         with self._lock:
             number = next(self._numbers)
-            self.waiting[number] = (name, payload, future)
+            self._waiting[number] = (name, payload, future)
         line = json.dumps({"id": number, "call": name, "payload": payload}).encode() + b"\n"
         try:
             self._connection.sendall(line)
         except OSError:
             return  # the reader sees the same end of the connection and reports it
 
-    def close(self) -> None:
+    def end(self) -> list[_Call]:
+        """Close the connection; return the calls that still wait for an answer, which are the caller's now."""
         self._connection.close()
-        self.abandon("the sites' processes were ended")
-
-    def abandon(self, reason: str) -> None:
-        """Fail the calls that wait for an answer."""
         with self._lock:
-            waiting, self.waiting = list(self.waiting.values()), {}
-        for _, _, future in waiting:
-            future.set_exception(errors.WardRoundError(reason))
+            waiting, self._waiting = list(self._waiting.values()), {}
+        return waiting
 
     def _read(self) -> None:
         try:
@@ -120,8 +119,8 @@ class _Child:
 
     def _resolve(self, answer: dict[str, Any]) -> None:
         with self._lock:
-            waited = self.waiting.pop(answer["id"], None)
-        if waited is None:  # abandoned
+            waited = self._waiting.pop(answer["id"], None)
+        if waited is None:  # the connection was closed meanwhile
             return
         _, _, future = waited
         if "error" in answer:
@@ -181,7 +180,8 @@ class PoolDispatcher:
         with self._turn:
             self._closed = True
             for child in self._children:
-                child.close()
+                for _, _, future in child.end():
+                    future.set_exception(errors.WardRoundError("the sites' processes were ended"))
         for process in self._processes:
             end_site_process(process)
 
@@ -210,8 +210,7 @@ class PoolDispatcher:
 
     def _replace(self, index: int) -> None:
         """Put a new child in the place of one that died, and make its calls again; once."""
-        child = self._children[index]
-        waiting = list(child.waiting.values())
+        waiting = self._children[index].end()
         if index in self._replaced:
             self._dead.add(index)
             for name, _, future in waiting:
