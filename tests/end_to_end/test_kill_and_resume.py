@@ -1,7 +1,6 @@
 """kill -9 of the coordinator in every stage, then the same command: nothing lost, nothing twice, the same bits."""
 
 import os
-import shutil
 from pathlib import Path
 from random import Random
 from signal import SIGKILL
@@ -53,8 +52,6 @@ def test_a_killed_training_goes_on_as_if_nothing_had_been(
     undisturbed: Ward, tmp_path: Path, failpoint: str, dispatcher: str
 ) -> None:
     ward = Ward.make(tmp_path, evaluate={"compare": ["local", "pooled"]})
-    # The exported network takes seconds to make, and every home of these versions and this study has the same.
-    shutil.copytree(undisturbed.home / "templates", ward.home / "templates")
     command = ward.start("--dispatcher", dispatcher, WARDROUND_FAILPOINT=failpoint)
     assert command.wait() == -SIGKILL, command.words()
     assert wait_until(lambda: not ward.processes(), limit_s=30), ward.processes()

@@ -109,7 +109,9 @@ def stop_in_training(command: Command, site: str, rounds: set[int]) -> int:
 
 
 def test_a_killed_site_is_replaced_once_and_a_resumed_training_has_the_same_bits(tmp_path: Path) -> None:
-    study: dict[str, Any] = {"local": {"epochs": 40, "batch_size": 2}}
+    """With FedAdam, whose moments must be those of the last round too."""
+    adam = {"name": "FedAdam", "server_learning_rate": 0.02, "adaptivity": 0.01}
+    study: dict[str, Any] = {"strategy": adam, "local": {"epochs": 40, "batch_size": 2}}
     ward = Ward.make(tmp_path / "ward", **study)
     with running(ward.start("--dispatcher", "processes:2")) as command:
         killed = [stop_in_training(command, "site-1", {1, 2})]

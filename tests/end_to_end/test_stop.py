@@ -1,6 +1,5 @@
 """Ctrl-C and SIGTERM: one line, exit status 130, everything recorded; the same command goes on."""
 
-import shutil
 from pathlib import Path
 from signal import SIGINT, SIGTERM, Signals
 from typing import Any
@@ -23,10 +22,9 @@ STOPS = [
 
 
 @pytest.fixture(scope="module")
-def stopped(undisturbed: Ward, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ward, list[dict[str, Any]]]:
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ward, list[dict[str, Any]]]:
     """A training that was stopped three times and then left to finish; and what was seen after each stop."""
     ward = Ward.make(tmp_path_factory.mktemp("stopped"), evaluate={"compare": ["local", "pooled"]})
-    shutil.copytree(undisturbed.home / "templates", ward.home / "templates")
     seen = []
     for number, event, match in STOPS:
         with running(ward.start("--dispatcher", "processes:2")) as command:
