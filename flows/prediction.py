@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +21,8 @@ from components.study import Task
 if TYPE_CHECKING:
     from components.tracking.scoring import ScoringModel
     from components.weights import Weights
+
+_COLUMNS = 3  # classes that have a column of their own on a terminal; more would not fit
 
 
 @dataclass(frozen=True)
@@ -172,12 +174,20 @@ def print_scores(console: Console, scored: Scored, output: Path | None) -> None:
         return
     table = Table(title=f"{scored.version}: research use only, not a diagnosis", title_justify="left")
     table.add_column("file", overflow="fold")
-    for name in names:
-        table.add_column(escape(f"score {name}"), justify="right")
+    columns = names if len(names) <= _COLUMNS else ["highest scores"]
+    for name in columns:
+        table.add_column(escape(f"score {name}" if name in names else name), justify="right")
     table.add_column("decision")
     for item in scored.files:
-        table.add_row(escape(str(item.file)), *(f"{item.scores[name]:.4f}" for name in names), escape(item.decision))
+        cells = [f"{item.scores[name]:.4f}" for name in names] if columns is names else [_highest(item.scores)]
+        table.add_row(escape(str(item.file)), *map(escape, cells), escape(item.decision))
     console.print(table)
+
+
+def _highest(scores: Mapping[str, float]) -> str:
+    """Return the three highest scores with their classes."""
+    first = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:3]
+    return ", ".join(f"{name} {score:.4f}" for name, score in first)
 
 
 def _as_csv(scored: Scored, names: Sequence[str]) -> str:
