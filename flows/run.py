@@ -7,12 +7,11 @@ this process imports, and the sites open their data while the server comes up.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import os
 import secrets
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +33,7 @@ from flows.progress import Watcher
 from flows.readiness import require_metric, require_quorum
 from flows.recorder import Recorder, open_recorder
 from flows.results import Results, test_results
-from flows.signals import interruptible, stop_on_interrupt
+from flows.signals import interruptible, run_stoppable
 from flows.version import code_version
 
 T = TypeVar("T")
@@ -233,7 +232,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
     )
 
     async def run() -> dict[str, Any]:
-        with settings_for(early.prefect), use(session), stop_on_interrupt(session.stop):
+        with settings_for(early.prefect), use(session):
             first = next_number(session, 0) if early.sites is not None else None
             if first is not None:
                 take_up(session, first)
@@ -247,16 +246,5 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
             raise outcome
         return dict(outcome)
 
-    result = run_in_loop(run)
+    result = run_stoppable(run, session.stop)
     return TrainingOutcome(parts.study, ledger.training, result, test_results(parts.study, ledger, folder))
-
-
-def run_in_loop(run: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end; in a thread of its own if this one has a running loop."""
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(run())
-    context = contextvars.copy_context()
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(context.run, asyncio.run, run()).result()

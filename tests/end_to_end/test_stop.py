@@ -43,7 +43,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ward, list[dict[s
 @pytest.mark.parametrize("stop", range(len(STOPS)))
 def test_a_stop_says_one_line_and_leaves_nothing_running(stopped: Any, stop: int) -> None:
     _, seen = stopped
-    assert seen[stop]["status"] == 130
+    assert (seen[stop]["status"], seen[stop]["errors"]) == (130, seen[stop]["errors"])
     (line,) = seen[stop]["errors"].splitlines()
     assert line.startswith("stopped: training tiny-")
     assert line.endswith("was stopped; the same command resumes it")
