@@ -275,7 +275,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         app(args=list(arguments) if arguments is not None else None, prog_name="wardround")
     except WardRoundError as error:
         _end("stopped" if error.exit_code == INTERRUPTED else "error", str(error), error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as end:  # Typer makes an exit of Ctrl-C, without a word
+        if isinstance(end, SystemExit) and end.code != INTERRUPTED:
+            raise
         _end("stopped", "nothing recorded is lost; the same command resumes", INTERRUPTED)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:

@@ -33,7 +33,7 @@ from flows.progress import Watcher
 from flows.readiness import require_metric, require_quorum
 from flows.recorder import Recorder, open_recorder
 from flows.results import Results, test_results
-from flows.signals import interruptible, run_stoppable
+from flows.signals import Interruptible, run_stoppable
 from flows.version import code_version
 
 T = TypeVar("T")
@@ -93,7 +93,7 @@ def run_training(
     """
     watcher = watcher or Watcher()
     home = homes.open_home(options.home)
-    with interruptible(), ExitStack() as stack:
+    with Interruptible() as interrupted, ExitStack() as stack:
         folder = home / "trainings" / study.study
         journal = stack.enter_context(Journal.open(folder / "journal.jsonl"))
         watcher.phase("starting the Prefect server and the sites")
@@ -108,6 +108,7 @@ def run_training(
         parts = Parts(study, home, folder, journal, dispatcher, recorder, watcher)
         opening = Opening.ask(dispatcher, study, sources)
         _import_flows(early.prefect)
+        interrupted.check()
         ledger = _open_ledger(parts, opening, fresh=options.fresh)
         with prefect_errors(early.prefect["PREFECT_API_URL"], home):
             return _run_flow(parts, ledger, early)

@@ -6,29 +6,40 @@ import asyncio
 import contextvars
 import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import FrameType
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 T = TypeVar("T")
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
+class Interruptible:
     """While inside, SIGTERM is a KeyboardInterrupt as Ctrl-C is, so that what is open is closed on the way out.
 
     Only in the main thread, which alone may handle signals.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+
+    def __enter__(self) -> Self:
+        self._asked = 0
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        while self._before:
+            signal.signal(*self._before.popitem())
+
+    def check(self) -> None:
+        """Raise the KeyboardInterrupt of a signal again, in case that a library's import has swallowed it."""
+        if self._asked:
+            raise KeyboardInterrupt
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._asked = number
+        raise KeyboardInterrupt
 
 
 def run_stoppable(run: Callable[[], Coroutine[Any, Any, T]], stop: asyncio.Event) -> T:

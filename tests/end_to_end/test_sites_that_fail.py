@@ -75,9 +75,9 @@ def test_too_few_ready_sites_are_told_before_anything_starts(tmp_path: Path) -> 
 
 
 def process_of(ward: Ward, site: str) -> int:
-    """The process that holds a site's journal; 0 while it is just taking it."""
+    """The process that holds a site's journal; 0 before one does, and while one is just taking it."""
     holder = ward.home / "sites" / STUDY / site / "journal.jsonl.holder"
-    return int((holder.read_text().split() or ["0"])[0])
+    return int((holder.read_text().split() or ["0"])[0]) if holder.exists() else 0
 
 
 def site_events(ward: Ward, site: str) -> list[Any]:

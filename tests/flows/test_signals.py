@@ -2,12 +2,13 @@ import asyncio
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from contextvars import ContextVar
 from signal import SIGINT, SIGTERM, Signals
 
 import pytest
 
-from flows.signals import interruptible, run_stoppable
+from flows.signals import Interruptible, run_stoppable
 
 BOTH = pytest.mark.parametrize("number", [SIGINT, SIGTERM])
 found: ContextVar[int] = ContextVar("found")
@@ -42,13 +43,22 @@ def test_the_second_signal_ends_the_waiting(number: Signals) -> None:
         os.kill(os.getpid(), number)
         await asyncio.Event().wait()
 
-    with interruptible(), pytest.raises(KeyboardInterrupt):
+    with Interruptible(), pytest.raises(KeyboardInterrupt):
         run_stoppable(work, stop)
 
 
 def test_sigterm_is_ctrl_c_while_everything_starts() -> None:
-    with interruptible(), pytest.raises(KeyboardInterrupt):
+    with Interruptible(), pytest.raises(KeyboardInterrupt):
         signal.raise_signal(SIGTERM)
+
+
+def test_an_interrupt_that_an_import_swallowed_is_raised_again() -> None:
+    with Interruptible() as interrupted:
+        interrupted.check()
+        with suppress(KeyboardInterrupt):
+            signal.raise_signal(SIGTERM)
+        with pytest.raises(KeyboardInterrupt):
+            interrupted.check()
 
 
 def test_an_error_is_raised_and_context_is_seen() -> None:
