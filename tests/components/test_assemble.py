@@ -154,7 +154,9 @@ def test_a_roster_of_more_sites_than_there_are_is_refused() -> None:
         select_roster(study, NAMES[:3], 1)
 
 
-@pytest.mark.parametrize(("selection", "asked"), [({"count": 3}, 2), ({"fraction": 0.5}, 2), ({}, 2), ({"count": 1}, 1)])
+@pytest.mark.parametrize(
+    ("selection", "asked"), [({"count": 3}, 2), ({"fraction": 0.5}, 2), ({}, 2), ({"count": 1}, 1)]
+)
 def test_a_round_asks_as_many_as_the_study_has_if_so_many_are_ready(selection: dict[str, float], asked: int) -> None:
     study = study_with(rounds={"selection": selection})
     assert len(select_roster(study, NAMES[:2], 1, total=4)) == asked

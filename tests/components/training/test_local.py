@@ -271,7 +271,7 @@ def test_a_site_without_training_items_is_told(make_model: Any, make_site: Any, 
 
 
 def test_a_single_item_that_cannot_pass_batch_norm_is_told(make_model: Any, make_site: Any, make_order: Any) -> None:
-    model, site = make_model("DenseNet"), make_site(9, "DenseNet")
+    model, site = make_model("DenseNet"), make_site(1, "DenseNet")
     site.images = site.images[..., :8, :8]  # one pixel at the last normalisation
     with pytest.raises(DataError, match=r"choose local\.batch_size"):
         train_site(model, site, make_order())
