@@ -108,7 +108,7 @@ def test_the_same_command_after_the_end_trains_anew_and_versions_count_on(stoppe
     assert sorted(int(version.version) for version in versions) == [1, 2, 3, 4, 5, 6]
     assert int(client.get_model_version_by_alias(STUDY, "latest").version) == 6
     assert client.get_registered_model(STUDY).aliases["champion"] == champion  # the newer is no better
-    assert ward.events("training_finished")[-1].data["champion_reason"].startswith("auroc")
+    assert ward.events("training_finished")[-1].data["champion_reason"].startswith("validation/auroc")
     assert run_states(ward) == {"FINISHED"}
     assert ward.recorded_twice() == []
     ward.verify_journals()
