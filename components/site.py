@@ -21,7 +21,7 @@ from components.seeds import derive_seed
 from components.study import Study
 from components.tracking.context import in_round
 from components.training.evaluate import evaluate_site
-from components.training.exchanged_entries import exchanged_entries
+from components.training.exchanged_entries import exchanged_entries, read_entries
 from components.training.local import SiteResult, TrainingOrder, load_entries, train_site
 from components.training.personal import load_personal, save_personal
 from components.weights import Weights
@@ -35,14 +35,13 @@ BuildModule = Callable[[Study], "LightningModule"]
 def initialise(study: Study, store: FolderStore, module: LightningModule) -> InitialModel:
     """Put a freshly built module's exchanged entries into the exchange."""
     entries = exchanged_entries(module)
-    state = module.state_dict()
-    names = [*entries.parameters, *entries.statistics]
-    digest = store.put_weights({name: state[name].detach().clone() for name in names})
+    weights = read_entries(module)
+    digest = store.put_weights(weights)
     return InitialModel(
         weights_digest=digest,
         statistics=sorted(entries.statistics),
         normalisation=sorted(entries.normalisation),
-        parameters=sum(state[name].numel() for name in entries.parameters),
+        parameters=sum(weights[name].numel() for name in entries.parameters),
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
+import gc
 import os
 import sys
 import tempfile
@@ -271,6 +273,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         error of our own making, whose traceback is in a file that the message names.
     """
     _quiet_libraries()
+    gc.set_threshold(100_000, 20, 50)  # imports make objects by the million and hardly any garbage
+    atexit.register(gc.freeze)  # the interpreter would end by collecting all of them: a second for nothing
     try:
         app(args=list(arguments) if arguments is not None else None, prog_name="wardround")
     except WardRoundError as error:

@@ -20,7 +20,7 @@ from components.study import Study
 from flows.early import SiteProcess, end_site_process, spawn_site_process, training_processes
 
 if TYPE_CHECKING:
-    from flows.site_process import SiteHost
+    from flows.site_host import SiteHost
 
 T = TypeVar("T")
 RunOrder = Callable[["SiteHost", Order], Answer]
@@ -68,7 +68,7 @@ class InProcessDispatcher:
 
     def _host(self) -> SiteHost:
         if self._made is None:
-            from flows.site_process import SiteHost  # torch and Lightning, only in the process that trains
+            from flows.site_host import SiteHost  # torch and Lightning, only in the process that trains
 
             self._made = SiteHost(self._settings)
         return self._made

@@ -17,7 +17,7 @@ from components.errors import WardRoundError
 from components.rounds import Answer, Order
 
 if TYPE_CHECKING:
-    from flows.site_process import SiteHost
+    from flows.site_host import SiteHost
 
 _host: ContextVar[SiteHost] = ContextVar("wardround_site_host")
 

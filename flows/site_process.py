@@ -5,7 +5,8 @@ input. It imports torch, Lightning and the study's network once, forks one child
 each child answers the calls that arrive on its own. Calls and answers are lines of JSON; nothing is
 pickled. A child whose socket closes (its coordinator is gone) ends at once, even in mid-training.
 
-It never imports Prefect: a site's process is slow enough to start as it is.
+It never imports Prefect, and the heavy imports come when this module runs, under `lean_imports`: a site's
+process is slow enough to start as it is.
 """
 
 from __future__ import annotations
@@ -17,83 +18,21 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from components.dispatch import InitialModel, Preparation, SiteSetting
-from components.errors import WardRoundError
-from components.exchange.store import FolderStore
-from components.rounds import Answer, Order
-from components.site import SiteRuntime, initialise
-from components.study import Study
-from flows.build import build_module, export_network
+from flows.lean import lean_imports
 
 if TYPE_CHECKING:
-    from pytorch_lightning import LightningModule
-
-
-class SiteHost:
-    """What one process does for all sites assigned to it; sites share the network, not the data."""
-
-    def __init__(self, settings: Mapping[str, SiteSetting]) -> None:
-        self._settings = dict(settings)
-        self._runtimes: dict[str, SiteRuntime] = {}
-        self._modules: dict[str, LightningModule] = {}
-
-    def module(self, study: Study) -> LightningModule:
-        """Return the study's network, built once, with the study's own initial weights."""
-        if study.digest not in self._modules:
-            self._modules[study.digest] = build_module(study)
-        return self._modules[study.digest]
-
-    def initialise(self, study: Study) -> InitialModel:
-        """Put the study's initial weights into the exchange."""
-        store = FolderStore(next(iter(self._settings.values())).store)
-        return initialise(study, store, build_module(study))
-
-    def prepare(self, site: str) -> Preparation:
-        """Let a site open its data."""
-        return self._runtime(site).prepare()
-
-    def answer(self, order: Order) -> Answer:
-        """Let a site answer an order."""
-        return self._runtime(order.site).answer(order)
-
-    def export(self, study: Study, file: Path) -> Path:
-        """Export the study's network for its users."""
-        export_network(study, file)
-        return file
-
-    def close(self) -> None:
-        """Let go of the sites' journals."""
-        for runtime in self._runtimes.values():
-            runtime.close()
-        self._runtimes.clear()
-
-    def _runtime(self, site: str) -> SiteRuntime:
-        if site not in self._runtimes:
-            setting = self._settings[site]
-            self._runtimes[site] = SiteRuntime(setting, lambda: self.module(setting.study))
-        return self._runtimes[site]
-
-
-def call(host: SiteHost, name: str, payload: Mapping[str, Any]) -> Any:
-    """Make one call that arrived as JSON; return its result as JSON."""
-    if name == "initialise":
-        return host.initialise(Study.model_validate_json(payload["study"])).model_dump(mode="json")
-    if name == "prepare":
-        return host.prepare(payload["site"]).model_dump(mode="json")
-    if name == "answer":
-        return host.answer(Order.model_validate_json(payload["order"])).model_dump(mode="json")
-    if name == "export":
-        return str(host.export(Study.model_validate_json(payload["study"]), Path(payload["file"])))
-    raise ValueError(f"unknown call {name!r}")
+    from components.study import Study
+    from flows.site_host import SiteHost
 
 
 def serve(connection: socket.socket, host: SiteHost) -> None:
     """Answer the calls of one socket, in the order of their arrival, until it closes."""
+    from components.errors import WardRoundError
+    from flows.site_host import call
+
     calls: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_read_calls, args=(connection, calls.put), daemon=True).start()
     while True:
@@ -119,9 +58,13 @@ def _read_calls(connection: socket.socket, put: Callable[[bytes], None]) -> None
 def main(descriptors: list[int]) -> None:
     """Import, fork a child for each socket, and serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    settings = {raw["source"]["name"]: SiteSetting.model_validate(raw) for raw in json.load(sys.stdin)}
-    host = SiteHost(settings)
-    _warm(host, next(iter(settings.values())).study)
+    with lean_imports():
+        from components.dispatch import SiteSetting
+        from flows.site_host import SiteHost
+
+        settings = {raw["source"]["name"]: SiteSetting.model_validate(raw) for raw in json.load(sys.stdin)}
+        host = SiteHost(settings)
+        _warm(host, next(iter(settings.values())).study)
     own, *others = descriptors[: len(settings) + 1]  # a child for each site at the most, and one for exports
     for descriptor in others:
         if os.fork() == 0:
@@ -138,30 +81,13 @@ def _warm(host: SiteHost, study: Study) -> None:
 
     Nothing here may touch CUDA: a process that did cannot fork children that do.
     """
-    import torch  # the process's own cost, paid once before it forks
+    import torch
 
     torch.set_num_threads(int(os.environ.get("WARDROUND_THREADS", "1")))
     if study.network.name != "CNN" or study.data.source != "npz":
-        with _kept_out("mlflow", "pandas"):
-            import monai  # noqa: F401
+        import monai  # noqa: F401 - the data's transforms and most networks
     module = host.module(study)
     torch.optim.SGD(module.parameters(), lr=0.1)
-
-
-@contextmanager
-def _kept_out(*names: str) -> Iterator[None]:
-    """Make packages look absent, unless they are imported already.
-
-    MONAI imports whatever it finds installed, for handlers that nobody here uses; these two are a quarter
-    of the seconds a site's process needs to start.
-    """
-    absent = [name for name in names if name not in sys.modules]
-    sys.modules.update(dict.fromkeys(absent))  # type: ignore[arg-type]  # None: importing it fails
-    try:
-        yield
-    finally:
-        for name in absent:
-            del sys.modules[name]
 
 
 if __name__ == "__main__":

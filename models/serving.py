@@ -39,7 +39,8 @@ class ServedClassifier(nn.Module):
             raise ValueError(f"intensity must be minmax, zscore, percentile, window or none, given {intensity!r}")
         if (intensity == "window") != (window is not None):
             raise ValueError("'window' (lowest, highest) goes with intensity 'window', and only with it")
-        self.network = copy.deepcopy(network)
+        # Contiguous, as the weights that are put into it.
+        self.network = copy.deepcopy(network).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         self.kind = kind
         self.intensity = intensity
         self.window = None if window is None else (float(window[0]), float(window[1]))

@@ -1,17 +1,19 @@
 """Pictures of an evaluation as PNG bytes: ROC, calibration, convergence, participation, comparison.
 
 Colours are told apart with any colour vision (Okabe, Ito 2008) and never carry a meaning alone. matplotlib is
-imported inside the functions, so that it does not slow the start of a training, and used through its objects:
-there is no shared state, so figures can be drawn beside a training in another thread.
+imported inside the functions, so that it does not slow the start of a training, and used through its objects, so
+that figures can be drawn beside a training in another thread.
 
 ROC and calibration belong to every version, so they are drawn once a round beside the training and have to be
-cheap: their axes have a fixed place (laying them out costs as much as drawing them), few ticks and few patches.
+cheap: what is the same in every version (axes, grid, names) is drawn once, on a `_Sheet`, and only the data again.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -38,6 +40,10 @@ DPI = 144
 VERSION_DPI = 112  # of what is drawn for every version
 VERSION_SIZE = (6.0, 5.6)  # inches
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
+WITHOUT = "#b8c4cf"  # items that do not have the class
+_POOLED_MARKS: dict[str, Any] = {
+    "color": INK, "linewidth": 2.4, "capsize": 3, "elinewidth": 1.2, "marker": "o", "markersize": 5, "zorder": 5,
+}  # fmt: skip
 
 
 def roc_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) -> bytes:
@@ -51,21 +57,20 @@ def roc_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) -> byte
     Returns:
         A PNG. The band is Wilson's 95 % interval of the pooled sensitivity (one row of classes only).
     """
-    figure, (axes,) = _fixed_canvas((0.12, 0.11, 0.85, 0.81))
-    axes.plot([0, 1], [0, 1], color=DIAGONAL, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
-    for index, (site, sums) in enumerate(sums_by_site.items()):
-        _draw_roc(axes, sums, _site_style(index, site, len(sums_by_site)), named=len(sums_by_site) <= len(SITE_COLOURS))
-    if len(pooled.positives) == 1 and _area(pooled) is not None:
-        false, true = _roc(pooled)
-        items = sum(pooled.positives[0])
-        ends = np.array([wilson(share * items, items) for share in true])
-        axes.fill_between(false, ends[:, 0], ends[:, 1], color=INK, alpha=0.10, linewidth=0)
-    _draw_roc(axes, pooled, {"color": INK, "linewidth": 2.6, "label": "all sites pooled", "zorder": 5}, named=True)
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xticks=QUARTERS, yticks=QUARTERS)
-    averaged = "" if len(pooled.positives) == 1 else ", one class against the rest, averaged"
-    _titles(axes, f"ROC curve{averaged}", "1 - specificity", "sensitivity")
-    axes.legend(loc="lower right", title="AUROC [95 % interval], items", **_legend_style())
-    return _png(figure)
+
+    def draw(axes: Axes) -> None:
+        named = len(sums_by_site) <= len(SITE_COLOURS)
+        for index, (site, sums) in enumerate(sums_by_site.items()):
+            _draw_roc(axes, sums, _site_style(index, site, len(sums_by_site)), named=named)
+        if len(pooled.positives) == 1 and _area(pooled) is not None:
+            false, true = _roc(pooled)
+            items = sum(pooled.positives[0])
+            ends = np.array([wilson(share * items, items) for share in true])
+            axes.fill_between(false, ends[:, 0], ends[:, 1], color=INK, alpha=0.10, linewidth=0)
+        _draw_roc(axes, pooled, {"color": INK, "linewidth": 2.6, "label": "all sites pooled", "zorder": 5}, named=True)
+        axes.legend(loc="lower right", title="AUROC [95 % interval], items", **_legend_style())
+
+    return _roc_sheet(one_row=len(pooled.positives) == 1).picture(draw)
 
 
 def calibration_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) -> bytes:
@@ -77,27 +82,21 @@ def calibration_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums)
 
     Returns:
         A PNG: above, observed frequency against mean score (pooled with Wilson intervals); below, the
-        number of items by score.
+        number of items by score, relative to the score that most items have.
     """
-    figure, (axes, below) = _fixed_canvas((0.12, 0.34, 0.85, 0.59), (0.12, 0.10, 0.85, 0.2))
-    axes.plot([0, 1], [0, 1], color=DIAGONAL, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
-    for index, (site, sums) in enumerate(sums_by_site.items()):
-        mean, positives, items = _reliability(sums)
-        style = _site_style(index, site, len(sums_by_site))
-        axes.plot(mean, positives / items, marker=".", markersize=5, **style)
-    mean, positives, items = _reliability(pooled)
-    share = positives / items
-    ends = np.array([wilson(found, count) for found, count in zip(positives, items, strict=True)]).reshape(-1, 2)
-    axes.errorbar(
-        mean, share, yerr=[share - ends[:, 0], ends[:, 1] - share], color=INK, linewidth=2.4, capsize=3,
-        elinewidth=1.2, marker="o", markersize=5, label="all sites pooled", zorder=5,
-    )  # fmt: skip
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=QUARTERS, yticks=QUARTERS)
-    _titles(axes, "Calibration", "", "observed frequency")
-    axes.tick_params(labelbottom=False)
-    axes.legend(loc="upper left", **_legend_style())
-    _draw_score_counts(below, pooled)
-    return _png(figure)
+
+    def draw(axes: Axes, below: Axes) -> None:
+        for index, (site, sums) in enumerate(sums_by_site.items()):
+            mean, positives, items = _reliability(sums)
+            style = _site_style(index, site, len(sums_by_site))
+            axes.plot(mean, positives / items, marker=".", markersize=5, **style)
+        mean, positives, items = _reliability(pooled)
+        share = positives / items
+        ends = np.array([wilson(found, count) for found, count in zip(positives, items, strict=True)]).reshape(-1, 2)
+        axes.errorbar(mean, share, yerr=[share - ends[:, 0], ends[:, 1] - share], **_POOLED_MARKS)
+        _draw_score_counts(below, pooled)
+
+    return _calibration_sheet(tuple(sums_by_site)).picture(draw)
 
 
 def convergence_figure(
@@ -222,16 +221,91 @@ def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _fixed_canvas(*places: tuple[float, float, float, float]) -> tuple[Figure, list[Axes]]:
-    """Return an empty figure of a version, and axes at these places (left, bottom, width, height in parts of it)."""
-    from matplotlib.figure import Figure  # slow to import, not needed before a figure is drawn
+class _Sheet:
+    """A figure whose axes are drawn once; each picture draws only its data over them.
 
-    figure = Figure(figsize=VERSION_SIZE, dpi=VERSION_DPI, facecolor=PAPER)
-    axes = [figure.add_axes(place) for place in places]
-    for part in axes:
-        _plainly(part)
-        part.tick_params(length=0)
-    return figure, axes
+    Args:
+        places: Of the axes: left, bottom, width, height in parts of the figure.
+        furnish: Gives the axes what every picture has. Their limits are as they are left here.
+    """
+
+    def __init__(self, places: Sequence[tuple[float, float, float, float]], furnish: Callable[..., None]) -> None:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import, as all of matplotlib
+        from matplotlib.figure import Figure
+
+        self._turn = Lock()
+        self._figure = Figure(figsize=VERSION_SIZE, dpi=VERSION_DPI, facecolor=PAPER)
+        self._canvas: Any = FigureCanvasAgg(self._figure)  # not typed in matplotlib
+        self._axes = [self._figure.add_axes(place) for place in places]
+        for axes in self._axes:
+            _plainly(axes)
+            axes.tick_params(length=0)
+        furnish(*self._axes)
+        for axes in self._axes:
+            axes.autoscale(False)
+        self._canvas.draw()
+        self._empty = self._canvas.copy_from_bbox(self._figure.bbox)
+
+    def picture(self, draw: Callable[..., None]) -> bytes:
+        """Return a PNG of the sheet with what `draw` adds to its axes; one picture at a time."""
+        from PIL import Image  # matplotlib brings it
+
+        with self._turn:
+            furniture = {child for axes in self._axes for child in axes.get_children()}
+            self._canvas.restore_region(self._empty)
+            try:
+                draw(*self._axes)
+                for axes in self._axes:
+                    added = [child for child in axes.get_children() if child not in furniture]
+                    for child in sorted(added, key=lambda child: child.get_zorder()):
+                        axes.draw_artist(child)
+            finally:
+                for axes in self._axes:
+                    for group in list(axes.containers):
+                        group.remove()
+                    for child in axes.get_children():
+                        if child not in furniture:
+                            child.remove()
+            size = self._canvas.get_width_height()
+            image = Image.frombuffer("RGBA", size, self._canvas.buffer_rgba(), "raw", "RGBA", 0, 1).convert("RGB")
+        picture = io.BytesIO()
+        image.save(picture, format="png", compress_level=3)
+        return picture.getvalue()
+
+
+@lru_cache(maxsize=4)
+def _roc_sheet(*, one_row: bool) -> _Sheet:
+    """Return the sheet of ROC curves, of one row of classes or averaged over several."""
+
+    def furnish(axes: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=DIAGONAL, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xticks=QUARTERS, yticks=QUARTERS)
+        averaged = "" if one_row else ", one class against the rest, averaged"
+        _titles(axes, f"ROC curve{averaged}", "1 - specificity", "sensitivity")
+
+    return _Sheet([(0.12, 0.11, 0.85, 0.81)], furnish)
+
+
+@lru_cache(maxsize=4)
+def _calibration_sheet(sites: tuple[str, ...]) -> _Sheet:
+    """Return the sheet of calibration curves of these sites, with the scores below."""
+
+    def furnish(axes: Axes, below: Axes) -> None:
+        axes.plot([0, 1], [0, 1], color=DIAGONAL, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
+        for index, site in enumerate(sites):
+            axes.plot([], [], marker=".", markersize=5, **_site_style(index, site, len(sites)))
+        axes.errorbar([], [], yerr=[], label="all sites pooled", **_POOLED_MARKS)
+        axes.legend(loc="upper left", **_legend_style()).set_zorder(8)
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=QUARTERS, yticks=QUARTERS)
+        _titles(axes, "Calibration", "", "observed frequency")
+        axes.tick_params(labelbottom=False)
+        below.set(xlim=(-0.02, 1.02), ylim=(0, 1.5), xticks=QUARTERS, yticks=[])
+        below.stairs([], [0.0], fill=True, color=WITHOUT, label="without the class")
+        below.stairs([], [0.0], fill=True, color=SITE_COLOURS[0], label="with the class")
+        below.legend(loc="upper center", ncols=2, **_legend_style())
+        _titles(below, "", "score", "items")
+
+    return _Sheet([(0.12, 0.34, 0.85, 0.59), (0.12, 0.10, 0.85, 0.2)], furnish)
 
 
 def _plainly(axes: Axes) -> None:
@@ -317,12 +391,11 @@ def _draw_score_counts(axes: Axes, pooled: ScoreSums) -> None:
     group = np.tile(np.arange(pooled.bins) * groups // pooled.bins, len(pooled.positives))
     without = np.bincount(group, np.ravel(pooled.negatives), minlength=groups)
     having = np.bincount(group, np.ravel(pooled.positives), minlength=groups)
-    edges = np.linspace(0, 1, groups + 1)
-    axes.stairs(without, edges, fill=True, color="#b8c4cf", label="without the class")
-    axes.stairs(without + having, edges, baseline=without, fill=True, color=SITE_COLOURS[0], label="with the class")
-    axes.set(xlim=(-0.02, 1.02), ylim=(0, 1.4 * max(1, (without + having).max())), xticks=QUARTERS)
-    _titles(axes, "", "score", "items")
-    axes.legend(loc="upper center", ncols=2, **_legend_style())
+    edges, most = np.linspace(0, 1, groups + 1), max(1, (without + having).max())
+    lower, upper = without / most, (without + having) / most
+    axes.stairs(lower, edges, fill=True, color=WITHOUT)
+    axes.stairs(upper, edges, baseline=lower, fill=True, color=SITE_COLOURS[0])
+    axes.text(0.02, 0.97, f"highest: {int(most)}", transform=axes.transAxes, va="top", fontsize=9, color=MUTED)
 
 
 def _draw_letters(axes: Axes, grid: Integers, kinds: Sequence[str]) -> None:

@@ -71,8 +71,12 @@ def exchanged_entries(module: nn.Module) -> ExchangedEntries:
 
 def read_entries(module: nn.Module) -> Weights:
     """Return clones of the exchanged entries on the CPU, detached."""
-    # `to` with copy: one copy from the GPU, and on the CPU never the module's own memory.
-    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _distinct_tensors(module).items()}
+    # `to` with copy: one copy from the GPU, and on the CPU never the module's own memory. What travels is
+    # contiguous, whatever memory format the module works in.
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in _distinct_tensors(module).items()
+    }
 
 
 def load_entries(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
