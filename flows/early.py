@@ -26,7 +26,8 @@ class SiteProcess:
     """A process that will act as sites once it is told which; it forks a child for each connection.
 
     Attributes:
-        process: The process; it leads a session of its own, so that Ctrl-C is the coordinator's to handle.
+        process: The process; it leads a group of its own, so that Ctrl-C is the coordinator's to handle. Not a
+            session: Linux shares a processor out by sessions, and training would get the smallest share.
         connections: One for each child.
     """
 
@@ -101,7 +102,7 @@ def spawn_site_process(count: int) -> SiteProcess:
         [sys.executable, "-m", "flows.site_process", *map(str, theirs)],
         stdin=subprocess.PIPE,
         pass_fds=theirs,
-        start_new_session=True,
+        process_group=0,
         env={**os.environ, **environment},
     )
     for pair in pairs:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import uvicorn
 
 LOOK_EVERY_S = 0.5
 END_WITHIN_S = 8.0
+NICE = 5  # a third of the weight of a process that trains
 
 
 class ChildServer(uvicorn.Server):
@@ -48,6 +50,7 @@ def begin(arguments: list[str]) -> tuple[socket.socket, Path]:
         arguments: Descriptors of the listening socket and of ``server.lock``, and the server's folder.
     """
     gc.disable()
+    _stand_back()
     listener = socket.socket(fileno=int(arguments[0]))
     for descriptor in arguments[:2]:
         os.set_inheritable(int(descriptor), False)
@@ -63,6 +66,16 @@ def serve(app: Any, listener: socket.socket, before_shutdown: Callable[[], Await
     gc.enable()
     config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, timeout_graceful_shutdown=2)
     ChildServer(config, before_shutdown).run(sockets=[listener])
+
+
+def _stand_back() -> None:
+    """Leave the processor to those who train while there are too few for all.
+
+    Linux shares it out by sessions first (where ``sched_autogroup`` is on), and this process leads one.
+    """
+    os.nice(NICE)
+    with suppress(OSError):
+        Path("/proc/self/autogroup").write_text(str(NICE), encoding="ascii")
 
 
 def _leave(number: int, frame: Any) -> None:

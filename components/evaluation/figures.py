@@ -235,7 +235,8 @@ class _Sheet:
 
         self._turn = Lock()
         self._figure = Figure(figsize=VERSION_SIZE, dpi=VERSION_DPI, facecolor=PAPER)
-        self._canvas: Any = FigureCanvasAgg(self._figure)  # not typed in matplotlib
+        canvas: Any = FigureCanvasAgg(self._figure)  # not typed in matplotlib
+        self._canvas = canvas
         self._axes = [self._figure.add_axes(place) for place in places]
         for axes in self._axes:
             _plainly(axes)
