@@ -49,12 +49,13 @@ def write_study(study: Study, folder: Path) -> Path:
     return path
 
 
-def write_plain_job(study: Study, folder: Path) -> Path:
+def write_plain_job(study: Study, folder: Path, *, channels_last: bool = False) -> Path:
     """Write what `benchmarks.plain_loop` needs: a JSON file, the initial weights and the rows of all batches.
 
     Args:
         study: An npz study with one local epoch, SGD, and a DenseNet.
         folder: Where to.
+        channels_last: Train in the memory format that ours trains in, instead of PyTorch's default.
 
     Returns:
         The JSON file.
@@ -83,6 +84,7 @@ def write_plain_job(study: Study, folder: Path) -> Path:
         "evaluation_batch_size": BATCH_SIZE,
         "learning_rate": study.local.optimizer.learning_rate,
         "momentum": study.local.optimizer.momentum,
+        "channels_last": channels_last,
     }
     path = folder / "job.json"
     path.write_text(json.dumps(job, indent=1), encoding="utf-8")

@@ -41,6 +41,8 @@ def main(path: str) -> None:
     rows = load_file(job["rows"])
     network = DenseNet(2, 1, 1, **job["network"])
     network.load_state_dict(load_file(job["start"]))
+    if job["channels_last"]:
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     clock = Clock()
     values: list[float] = []
     kept: dict[str, Tensor] = {}
@@ -49,7 +51,7 @@ def main(path: str) -> None:
         values.append(validate(network, images, labels, [rows[f"{s}/validation"] for s in job["sites"]], job))
         clock.rounds.append(time.time())
         kept = kept or copy.deepcopy(network.state_dict())
-    save_file(kept, job["after_round_1"])
+    save_file({name: value.contiguous() for name, value in kept.items()}, job["after_round_1"])
     print(json.dumps({"first_step": clock.first_step, "rounds": clock.rounds, "validation_auroc": values,
                       "peak_bytes": high_water_mark()}))  # fmt: skip
 

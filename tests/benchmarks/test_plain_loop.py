@@ -18,7 +18,7 @@ NETWORK = {"name": "DenseNet", "arguments": {"init_features": 4, "growth_rate": 
 def test_the_plain_loop_takes_our_steps_bit_for_bit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     films = write_films(tmp_path)
     study = tiny_study(network=NETWORK, data={"path": str(films), "window": [0.0, 255.0]}, rounds={"max": 2})
-    job = write_plain_job(study, tmp_path / "plain")
+    job = write_plain_job(study, tmp_path / "plain", channels_last=True)
     threads = torch.get_num_threads()
     try:
         plain_loop.main(str(job))
