@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import threading
@@ -39,6 +40,8 @@ _CLIENT = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
 }
+INTERFACES = {"MLflow": "MLflow  (models, metrics)", "Prefect": "Prefect (flows, rounds)  "}  # as they are said
+
 # Marks a PREFECT_API_URL in this process as set by us, so that a second training does not take it for the user's.
 _OURS = "WARDROUND_EMBEDDED_PREFECT"
 
@@ -143,6 +146,9 @@ def serve_ui(
 ) -> int:
     """Serve both user interfaces over a home until Ctrl-C, SIGTERM, or `stop`.
 
+    Where the user has a server of their own (``PREFECT_API_URL``, ``MLFLOW_TRACKING_URI``), trainings are
+    recorded there: its address is said and nothing is started in its place.
+
     Args:
         home: The WardRound home.
         prefect_port: TCP port for Prefect's interface; 0 takes any free one.
@@ -157,24 +163,51 @@ def serve_ui(
     Raises:
         ServiceError: A port is in use, or a server did not start, or ended by itself.
     """
-    if not (home / "mlflow.db").exists():
+    show = functools.partial(_show, say=say, open_browser=open_browser)
+    users = {name: url for name, url in (("MLflow", _users_mlflow()), ("Prefect", _users_prefect())) if url}
+    for name, url in users.items():
+        show(name, url, "  (your own)")
+    if len(users) == len(INTERFACES):
+        return 0
+    if "MLflow" not in users and not (home / "mlflow.db").exists():
         say(f"Nothing is recorded in {home.absolute()} yet. Run a training first, for example: wardround demo")
         return 0
     stop = stop or threading.Event()
     with ExitStack() as stack, _Stopping(stop):
-        prefect = stack.enter_context(EmbeddedPrefect.start(home, ui=True, port=prefect_port))
-        mlflow = stack.enter_context(start_mlflow_ui(home, mlflow_port))
-        for label, server in (("MLflow  (models, metrics)", mlflow), ("Prefect (flows, rounds)  ", prefect)):
+        servers: dict[str, EmbeddedServer] = {}
+        if "Prefect" not in users:
+            servers["Prefect"] = stack.enter_context(EmbeddedPrefect.start(home, ui=True, port=prefect_port))
+        if "MLflow" not in users:
+            servers["MLflow"] = stack.enter_context(start_mlflow_ui(home, mlflow_port))
+        for name in sorted(servers):
+            server = servers[name]
             if not _ready(server, stop):
                 return 0
-            say(f"{label}  {server.server.url}{'  (was running already)' if server.reused else ''}")
-            if open_browser:
-                webbrowser.open(server.server.url)
-        say("Ctrl-C ends both.")
+            show(name, server.server.url, "  (was running already)" if server.reused else "")
+        say(f"Ctrl-C ends {'both' if len(servers) == 2 else 'it'}.")
         while not stop.wait(0.2):
-            for server in (prefect, mlflow):
+            for server in servers.values():
                 server.check_running()
     return 0
+
+
+def _show(name: str, url: str, remark: str, *, say: Callable[[str], None], open_browser: bool) -> None:
+    """Say where an interface is, and open it if that is wanted."""
+    say(f"{INTERFACES[name]}  {url}{remark}")
+    if open_browser:
+        webbrowser.open(url)
+
+
+def _users_prefect() -> str:
+    """Return the interface of the user's own Prefect server; empty if trainings use the embedded one."""
+    chosen = os.environ.get("PREFECT_API_URL", "")
+    return "" if chosen == os.environ.get(_OURS) else chosen.removesuffix("/").removesuffix("/api")
+
+
+def _users_mlflow() -> str:
+    """Return the interface of the user's own MLflow server; empty if trainings use the home's database."""
+    chosen = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return chosen if urlsplit(chosen).scheme in ("http", "https") else ""
 
 
 def _ready(server: EmbeddedServer, stop: threading.Event) -> bool:

@@ -79,7 +79,8 @@ def decide_champion(
     if not data or incumbent.tags.get(names.EVALUATION_DATA) != data:
         return (
             False,
-            f"champion version {incumbent.version} was evaluated on other data; compare them, then promote by hand",
+            f"champion version {incumbent.version} was evaluated on other data; compare them in MLflow, and move the "
+            "alias champion there if this one is better",
         )
     value, held = candidate.metrics.get(metric), incumbent.metrics.get(metric)
     if value is None or held is None:

@@ -334,6 +334,15 @@ def test_ui_says_that_nothing_is_recorded(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_ui_says_the_addresses_of_servers_of_the_users_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.invalid:4200/api")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.invalid")
+    said: list[str] = []
+    assert serve_ui(tmp_path, 0, 0, say=said.append) == 0
+    assert [line.split()[-3] for line in said] == ["https://mlflow.invalid", "http://prefect.invalid:4200"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def record_something(home: Path) -> None:
     """An MLflow database with nothing but its tables."""
     from components.tracking.connection import prepare_database
