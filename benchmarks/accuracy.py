@@ -74,7 +74,8 @@ def report(outcomes: Sequence[Outcome]) -> Part:
     ahead = mean[FEDERATED] - max(local.values(), default=math.nan)
     text = "\n\n".join([
         f"AUROC on the test items of all sites after {ROUNDS} rounds, with 95 % intervals. Each seed draws its own "
-        "shares, first weights and batches; every model is the best round of its own training by its own validation items.",
+        "shares, first weights and batches; every model is the best round of its own training by its own validation "
+        "items.",
         markdown_table(["model", *(f"seed {item.seed}" for item in outcomes), "mean"], rows),
         markdown_table(["mean over the seeds", "difference", "asked", "holds"], [
             ["federated - pooled", f"{gap:+.4f}", f"within {WITHIN}", gap >= -WITHIN],
