@@ -131,7 +131,7 @@ def read_signed(text: str | bytes) -> Signed:
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(map(str, first["loc"])) or "it"
-        raise RefusedError(f"this is not a signed record: {where}: {first['msg']}") from error
+        raise RefusedError(f"this is not a signed record: {where[:100]}: {first['msg']}") from error
 
 
 def _message(kind: str, body: bytes) -> bytes:

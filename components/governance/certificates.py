@@ -44,6 +44,7 @@ from components.governance.credentials import (
     Credential,
     describe,
     elliptic_key,
+    load_certificate,
     read_authority,
     read_credential,
     require_name,
@@ -130,6 +131,11 @@ class ServerCertificate:
     key: TlsKey = field(repr=False)
     pem: bytes
 
+    @property
+    def not_after(self) -> datetime:
+        """Until when it is good."""
+        return load_certificate(self.pem).not_valid_after_utc
+
 
 def make_authority(federation: str, folder: Path, *, at: datetime | None = None) -> Authority:
     """Make the authority of a federation in a folder, or return the one that is there.
@@ -166,15 +172,17 @@ def issue_server(
     names: Sequence[str],
     ips: Sequence[str] = (),
     *,
+    key: TlsKey | None = None,
     life: timedelta = SERVER_LIFE,
     at: datetime | None = None,
 ) -> ServerCertificate:
-    """Issue a certificate for the gateway, with a new key.
+    """Issue a certificate for the gateway.
 
     Args:
         authority: Who issues.
         names: Host names that sites will call it by.
         ips: Addresses that sites will call it by.
+        key: The gateway's key; None for a new one.
         life: How long it is good.
         at: Now.
 
@@ -185,7 +193,7 @@ def issue_server(
     alternatives += [x509.IPAddress(ip_address(ip)) for ip in ips]
     if not alternatives or "" in names:
         raise ValueError("a server certificate needs at least one host name or address, and none that is empty")
-    key = TlsKey.generate()
+    key = key or TlsKey.generate()
     subject = _subject("gateway", authority.federation)
     builder = _leaf(authority, subject, key.public, life=life, at=at or datetime.now(UTC))
     builder = builder.add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
