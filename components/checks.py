@@ -14,7 +14,7 @@ from torch import Tensor
 
 from components.errors import RefusedError
 from components.rounds import Answer, Order, UpdateManifest
-from components.weights import Entry, describe
+from components.weights import Entry, describe, is_finite
 
 _SHOWN_NAMES = 5
 _SHOWN_CHARACTERS = 300
@@ -119,8 +119,7 @@ def verify_finite(weights: Mapping[str, Tensor]) -> None:
         RefusedError: Naming the first entry, in the order of names, that has one.
     """
     for name in sorted(weights):
-        # The least and the largest value are NaN if any value is; they cost one pass and no memory.
-        if weights[name].numel() and not all(torch.isfinite(value) for value in torch.aminmax(weights[name])):
+        if not is_finite(weights[name]):
             raise RefusedError(f"entry {_shown(name)} has values that are NaN or infinite: did training diverge?")
 
 

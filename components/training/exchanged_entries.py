@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import RefusedError
-from components.weights import Weights
+from components.weights import Weights, is_finite
 
 NORMALISATION_LAYERS: tuple[type[nn.Module], ...] = (
     nn.BatchNorm1d,
@@ -111,7 +111,7 @@ def _check_entry(name: str, given: Tensor, own: Tensor) -> None:
         raise RefusedError(
             f"entry {name!r} is {given.dtype} {tuple(given.shape)}, the network has {own.dtype} {tuple(own.shape)}"
         )
-    if not torch.isfinite(given).all():
+    if not is_finite(given):
         raise RefusedError(f"entry {name!r} holds values that are not finite")
 
 

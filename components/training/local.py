@@ -20,7 +20,7 @@ from components.training.devices import Device, Precision, check_precision, choo
 from components.training.exchanged_entries import load_entries, read_entries
 from components.training.proximal import ProximalCorrection
 from components.training.trainer import trainer_of
-from components.weights import Weights
+from components.weights import Weights, is_finite
 
 __all__ = ["SiteBatches", "SiteResult", "TrainingOrder", "load_entries", "train_site"]
 
@@ -237,5 +237,5 @@ class _LastPass(pl.Callback):
 def _check_finite(weights: Weights) -> None:
     """Refuse weights that are not finite."""
     for name, tensor in weights.items():
-        if not torch.isfinite(tensor).all():
+        if not is_finite(tensor):
             raise RefusedError(f"entry {name!r} is not finite after training; lower local.optimizer.learning_rate")

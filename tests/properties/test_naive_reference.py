@@ -44,10 +44,13 @@ def test_simulation_is_the_naive_reference(films: Path, tmp_path: Path, name: st
 
 
 def assert_same(found: dict[str, Any], expected: dict[str, Any], *, exactly: bool) -> None:
-    """Bit for bit; or, where the reference adds up in another order, to the last digits of a float32."""
+    """Bit for bit; or, where the reference adds up in another order, as close as that leaves a float32.
+
+    FedAdam divides by the root of a second moment, which makes a last digit into several.
+    """
     assert found.keys() == expected.keys()
     for entry, value in found.items():
         if exactly:
             assert torch.equal(value, expected[entry]), entry
         else:
-            torch.testing.assert_close(value, expected[entry], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(value, expected[entry], rtol=1e-4, atol=1e-5)
