@@ -20,11 +20,12 @@ from torch import Tensor
 from benchmarks.commands import ROOT
 from components.assemble import assemble
 from components.data.site_data import SiteData, open_site_data
-from components.data.sources import SiteSource, plan_sources
+from components.data.sources import plan_sources
 from components.dispatch import SiteSetting
 from components.exchange.store import FolderStore
 from components.seeds import derive_seed
 from components.simulation import simulate
+from components.site_source import SiteSource
 from components.study import Study
 from components.study_file import dump_study, load_study
 from components.training.evaluate import BATCH_SIZE

@@ -12,8 +12,8 @@ from typing import Protocol
 
 from pydantic import Field
 
-from components.data.sources import SiteSource
 from components.rounds import Answer, ItemCounts, Name, Order, Record, Sha256
+from components.site_source import SiteSource
 from components.study import Study
 
 

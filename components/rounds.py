@@ -7,11 +7,12 @@ JSON: identifiers, digests and numbers, checked strictly on both sides (no unkno
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from components.weights import Weights
+if TYPE_CHECKING:  # it brings torch, which a hospital's worker does without
+    from components.weights import Weights
 
 Name = Annotated[
     str,

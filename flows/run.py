@@ -19,11 +19,12 @@ from typing import Any, TypeVar
 
 from components.assemble import assemble
 from components.comparison import POOLED
-from components.data.sources import SiteSource, plan_sources, pooled_source
+from components.data.sources import plan_sources, pooled_source
 from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
 from components.errors import DataError
 from components.journal import Journal
 from components.ledger import TrainingLedger, started, trainings, unfinished
+from components.site_source import SiteSource
 from components.study import Study
 from flows import home as homes
 from flows.dispatch import open_dispatcher

@@ -19,10 +19,10 @@ from components.data.labels import Label, label_tensor
 from components.data.listing import read_rows
 from components.data.npz import array_reasons, decode_arrays, read_arrays
 from components.data.quarantine import Quarantined, UnusableItemError
-from components.data.sources import SourcePart
 from components.data.splits import assign_splits, conflicting_patients
 from components.errors import DataError
 from components.rounds import Split
+from components.site_source import SourcePart
 from components.study import Data, Study
 
 _FORMAT = 1  # of the preprocessing: raised when the same settings would give other numbers

@@ -13,10 +13,10 @@ from components.data.hashes import FileHashes
 from components.data.labels import class_counts
 from components.data.opening import digest_lines, find_part, open_part, preprocessing_text
 from components.data.quarantine import Quarantined, summarise, write_quarantine
-from components.data.sources import SiteSource
 from components.data.splits import SPLITS
 from components.errors import DataError
 from components.rounds import ItemCounts, Split
+from components.site_source import SiteSource
 from components.study import Data, Study, Task
 
 

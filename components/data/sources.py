@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from components.data.known import default_data_root, find_npz
 from components.data.labels import parse_label
@@ -16,36 +14,8 @@ from components.data.partition import Divisible, partition, partition_by_column
 from components.data.quarantine import UnusableItemError
 from components.data.splits import SPLIT_NAMES
 from components.errors import DataError
-from components.rounds import Name, Record
+from components.site_source import SiteSource, SourcePart
 from components.study import Study, Task, VirtualSites
-
-
-class SourcePart(Record):
-    """One site's part of one folder or npz file.
-
-    Attributes:
-        site: The site whose items these are; patients are told apart and split within it.
-        kind: ``folder`` or ``npz``.
-        path: The folder or file, absolute.
-        rows: Which rows of its list (or arrays), ascending; None takes all.
-    """
-
-    site: Name
-    kind: Literal["folder", "npz"]
-    path: str
-    rows: list[Annotated[int, Field(ge=0)]] | None = None
-
-
-class SiteSource(Record):
-    """Where one site's items are; JSON, so that it can be handed to another process of this machine.
-
-    Attributes:
-        name: The site.
-        parts: One for a site; several for a pooled source.
-    """
-
-    name: Name
-    parts: Annotated[list[SourcePart], Field(min_length=1)]
 
 
 def plan_sources(study: Study, study_folder: Path, data_root: Path | None = None) -> list[SiteSource]:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from components.data.sources import SiteSource, SourcePart
 from components.dispatch import SiteSetting
 from components.errors import StudyError, WardRoundError
+from components.site_source import SiteSource, SourcePart
 from flows import dispatch
 from flows.dispatch import PoolDispatcher, assign, open_dispatcher
 from flows.early import SiteProcess

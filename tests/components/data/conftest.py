@@ -10,7 +10,7 @@ from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 
-from components.data.sources import SiteSource, SourcePart
+from components.site_source import SiteSource, SourcePart
 from components.study import Study
 
 Row = dict[str, Any]

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from components.data.site_data import open_site_data
-from components.data.sources import SiteSource, plan_sources, pooled_source
+from components.data.sources import plan_sources, pooled_source
 from components.errors import DataError, StorageError
 from components.rounds import ItemCounts
+from components.site_source import SiteSource
 from components.study import Study
 
 SPLITS = ("train", "validation", "test")
@@ -61,7 +62,7 @@ def test_a_second_process_decodes_nothing_and_imports_no_reader(
 import json, sys
 from pathlib import Path
 from components.data.site_data import open_site_data
-from components.data.sources import SiteSource
+from components.site_source import SiteSource
 from components.study import Study
 study, source = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 data = open_site_data(Study.model_validate(study), SiteSource.model_validate(source), Path(sys.argv[3]))

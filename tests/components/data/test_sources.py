@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from components.data.sources import SiteSource, plan_sources, pooled_source
+from components.data.sources import plan_sources, pooled_source
 from components.errors import DataError
+from components.site_source import SiteSource
 from components.study import Study
 
 
