@@ -86,7 +86,7 @@ def sign(kind: str, record: Mapping[str, Any], key: SigningKey) -> Signed:
         raise ValueError(f"kind must be lower-case letters, digits and '-', at most 63, given {kind!r}")
     body = canonical(dict(record))
     if len(body) > MAX_BODY_BYTES:
-        raise ValueError(f"a {kind} of {len(body)} bytes is too long to sign, at most {MAX_BODY_BYTES}")
+        raise ValueError(f"a record of {len(body)} bytes is too long to sign, at most {MAX_BODY_BYTES}")
     signature = base64.b64encode(key.sign(_message(kind, body))).decode()
     return Signed(kind=kind, body=body.decode(), key=key.public.fingerprint, signature=signature)
 
@@ -104,7 +104,7 @@ def verify(kind: str, signed: Signed, key: VerifyKey, *, max_bytes: int = MAX_BO
         RefusedError: If it is another kind, too long, signed by another key, changed, or not canonical.
     """
     if signed.kind != kind:
-        raise RefusedError(f"a signed {signed.kind!r} was offered where a {kind!r} is expected")
+        raise RefusedError(f"a signed {signed.kind!r} was offered where {kind!r} is expected")
     try:
         body = signed.body.encode()
     except UnicodeEncodeError as error:
@@ -112,11 +112,11 @@ def verify(kind: str, signed: Signed, key: VerifyKey, *, max_bytes: int = MAX_BO
     if len(body) > max_bytes:
         raise RefusedError(f"a signed {kind} has {len(body)} bytes, at most {max_bytes} are accepted")
     if signed.key != key.fingerprint:
-        raise RefusedError(f"a {kind} was signed with key {signed.key}, expected {key.fingerprint}")
+        raise RefusedError(f"this {kind} was signed with key {signed.key}, expected {key.fingerprint}")
     try:
         key.verify(_message(kind, body), decode_base64(signed.signature, 64))
     except ValueError as error:
-        raise RefusedError(f"the signature of a {kind} cannot be used: {error}") from error
+        raise RefusedError(f"the signature of this {kind} cannot be used: {error}") from error
     return _parse(kind, body)
 
 
