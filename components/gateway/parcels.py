@@ -1,0 +1,168 @@
+"""What is fetched and brought: granted objects out, sealed payloads into the caller's own open slots."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from fastapi.concurrency import contextmanager_in_threadpool
+from pydantic import ConfigDict, ValidationError
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from components.errors import RefusedError
+from components.exchange.keys import VerifyKey
+from components.exchange.protocol import require_protocol
+from components.exchange.signing import read_signed, verify
+from components.gateway.database import Database
+from components.gateway.door import GoneError
+from components.gateway.endpoints import Endpoint, answer_with, caller_of, read_body
+from components.gateway.grants import Grants
+from components.gateway.identity import Caller
+from components.gateway.objects import object_response
+from components.gateway.records import Name, Number, Record, Sha256, SlotKey
+from components.gateway.refusals import RefusalError
+from components.gateway.settings import Settings
+from components.gateway.sites import Sites
+from components.gateway.slots import Part, SealedSlots
+
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,15}", flags=re.ASCII)
+_WRITE = 1 << 20
+KIND = "update"  # components.exchange.signed.UPDATE, which would bring torch with it
+
+
+class EnvelopeHead(Record):
+    """What of a site's envelope the door checks; the coordinator checks all of it (`components.exchange.signed`)."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    protocol: int
+    federation: Name
+    training: Name
+    round: Number
+    attempt: Number
+    site: Name
+    sealed_sha256: Sha256 | None = None
+    sealed_bytes: int | None = None
+
+
+class Parcels:
+    """The routes of the exchange.
+
+    Args:
+        settings: Of the gateway.
+        database: Of the gateway.
+    """
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._grants, self._sites = Grants(database), Sites(database)
+        self._slots = SealedSlots(settings.exchange / "sealed")
+
+    @property
+    def endpoints(self) -> Sequence[Endpoint]:
+        """The routes."""
+        limits, slot = self._settings.limits, "/v1/slots/{training}/{round}/{attempt}/{site}"
+        return [
+            Endpoint("GET", "/v1/objects/{digest}", self.object),
+            Endpoint("HEAD", "/v1/objects/{digest}", self.object),
+            Endpoint("GET", f"{slot}/upload", self.status),
+            Endpoint("PUT", f"{slot}/upload", self.upload, limits.chunk_bytes),
+            Endpoint("POST", f"{slot}/submit", self.submit, limits.envelope_bytes),
+        ]
+
+    async def object(self, request: Request) -> Response:
+        """Hand an object out that was granted to the caller."""
+        digest, site = request.path_params["digest"], caller_of(request).site
+        if not _DIGEST.fullmatch(digest) or not await run_in_threadpool(self._grants.may_read, site, digest):
+            raise RefusalError(404, "no such object, or not granted")
+        return object_response(
+            self._settings.exchange / "objects" / f"{digest}.safetensors",
+            digest,
+            range_field=request.headers.get("range"),
+            if_range=request.headers.get("if-range"),
+            head=request.method == "HEAD",
+        )
+
+    async def status(self, request: Request) -> Response:
+        """Say how much of a payload is there."""
+        slot = self._own_slot(request)
+        await self._require_open(slot)
+        return answer_with(await run_in_threadpool(self._slots.status, slot))
+
+    async def upload(self, request: Request) -> Response:
+        """Take a part of a payload."""
+        slot, length = self._own_slot(request), request.scope["state"]["body"].length
+        offset = request.query_params.get("offset", "")
+        if not _NUMBER.fullmatch(offset) or list(request.query_params) != ["offset"] or not length:
+            raise RefusalError(400, "an upload without one offset, or without bytes")
+        max_bytes = await self._require_open(slot)
+        whole = caller_of(request).body_sha256 is not None
+        opened = self._slots.receive(slot, int(offset), length=length, max_bytes=max_bytes, whole=whole)
+        async with contextmanager_in_threadpool(opened) as part:
+            await _write_body(request, part)
+        return await self.status(request)
+
+    async def submit(self, request: Request) -> Response:
+        """Seal a slot with the caller's envelope."""
+        slot, text = self._own_slot(request), await read_body(request)
+        if await run_in_threadpool(self._slots.envelope, slot) != text:
+            await self._require_open(slot)
+        head = await run_in_threadpool(self._read_envelope, text, slot, caller_of(request))
+        await run_in_threadpool(
+            self._slots.submit, slot, text, sealed_sha256=head.sealed_sha256, sealed_bytes=head.sealed_bytes
+        )
+        return answer_with(await run_in_threadpool(self._slots.status, slot))
+
+    def _own_slot(self, request: Request) -> SlotKey:
+        """Return the slot a path names, if it is the caller's own."""
+        params = request.path_params
+        try:
+            numbers = {name: int(params[name]) for name in ("round", "attempt") if _NUMBER.fullmatch(params[name])}
+            slot = SlotKey(training=params["training"], site=params["site"], **numbers)
+        except ValidationError as error:
+            raise RefusalError(404, "a path that names no slot") from error
+        if slot.site != caller_of(request).site:
+            raise RefusalError(404, f"the slot of {slot.site}")
+        return slot
+
+    async def _require_open(self, slot: SlotKey) -> int:
+        """Return how much a slot takes, if the coordinator opened it."""
+        max_bytes = await run_in_threadpool(self._grants.open_bytes, slot)
+        if max_bytes is None:
+            raise RefusalError(404, f"{slot.folder} is not open")
+        return max_bytes
+
+    def _read_envelope(self, text: bytes, slot: SlotKey, caller: Caller) -> EnvelopeHead:
+        """Return what an envelope says that the site signed for this slot."""
+        site = self._sites.get(caller.site)
+        if site is None or site.signing_key is None:
+            raise RefusalError(401, f"{caller.site} has no signing key")
+        try:
+            fields = verify(KIND, read_signed(text), VerifyKey.from_base64(site.signing_key))
+            require_protocol(fields.get("protocol"), "the hospital")
+            head = EnvelopeHead.model_validate(fields)
+        except (RefusedError, ValidationError) as error:
+            reason = str(error) if isinstance(error, RefusedError) else "the envelope lacks a field"
+            raise RefusalError(400, f"an envelope: {error}", said={"reason": reason[:300]}) from error
+        stated = SlotKey(training=head.training, round=head.round, attempt=head.attempt, site=head.site)
+        if (stated, head.federation) != (slot, self._settings.federation):
+            raise RefusalError(400, "an envelope", said={"reason": "the envelope is for another slot or federation"})
+        return head
+
+
+async def _write_body(request: Request, part: Part) -> None:
+    """Write a body as it comes, a MiB at a time; what came before the other end broke off is kept."""
+    waiting = bytearray()
+    try:
+        async for piece in request.stream():
+            waiting += piece
+            if len(waiting) >= _WRITE:
+                ready, waiting = waiting, bytearray()
+                await run_in_threadpool(part.write, ready)
+    except ClientDisconnect as error:
+        await run_in_threadpool(part.write, waiting)
+        raise GoneError from error
+    await run_in_threadpool(part.write, waiting)

@@ -1,0 +1,147 @@
+"""The gateway's own names and records, without torch: a hospital's worker imports them and must stay light."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# The same patterns as `components.rounds` has.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+RawKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$", description="32 bytes in standard base64")]
+Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+class Record(BaseModel):
+    """Base of the records: frozen, strict, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class SlotKey(Record):
+    """Which slot: of a site, in one attempt at one round of a training."""
+
+    training: Name
+    round: Number
+    attempt: Number
+    site: Name
+
+    @property
+    def folder(self) -> Path:
+        """Path below the folder of the slots."""
+        return Path(self.training, str(self.round), str(self.attempt), self.site)
+
+
+class Peer(Record):
+    """The public keys of a member of the federation, as 32 raw bytes in standard base64."""
+
+    site: Name
+    signing_key: RawKey
+    sealing_key: RawKey
+
+
+class CoordinatorKeys(Record):
+    """The coordinator's public keys, as those of a `Peer`."""
+
+    signing_key: RawKey
+    sealing_key: RawKey
+
+
+class Federation(Record):
+    """Who belongs to a federation, as its members see it.
+
+    Attributes:
+        federation: Its identifier.
+        coordinator: Whom updates are sealed to, and who signs plans.
+        peers: The sites that have enrolled, in the order of their names.
+    """
+
+    federation: Name
+    coordinator: CoordinatorKeys
+    peers: list[Peer]
+
+
+class Health(Record):
+    """What the gateway says of itself to everybody: its version, the protocol it speaks, its clock (s since 1970)."""
+
+    version: str
+    protocol: int
+    time: float
+
+
+class Authority(Record):
+    """The federation's identifier and its authority's certificate (PEM), for those who hold its fingerprint."""
+
+    federation: Name
+    authority: str
+
+
+class EnrolRequest(Record):
+    """What a site sends once: its token, a certificate signing request (PEM), its public keys, its protocol."""
+
+    protocol: int
+    token_id: Annotated[str, Field(max_length=64)]
+    secret: Annotated[str, Field(max_length=64)]
+    csr: Annotated[str, Field(max_length=8192)]
+    signing_key: RawKey
+    sealing_key: RawKey
+
+
+class Enrolment(Record):
+    """What a site gets for it: its credential and the authority (PEM), and whom it is with."""
+
+    certificate: str
+    authority: str
+    members: Federation
+
+
+class RenewRequest(Record):
+    """A certificate signing request (PEM) for the next credential."""
+
+    protocol: int
+    csr: Annotated[str, Field(max_length=8192)]
+
+
+class Renewal(Record):
+    """The next credential (PEM)."""
+
+    certificate: str
+
+
+class Heartbeat(Record):
+    """What a site says while it is alive: the WardRound it runs, and what it is doing."""
+
+    version: Annotated[str, Field(max_length=63)]
+    activity: dict[str, Any]
+
+
+class DoctorReport(Record):
+    """What a site found when it examined itself: whether it may take part, and the findings."""
+
+    passed: bool
+    version: Annotated[str, Field(max_length=63)]
+    findings: dict[str, Any]
+
+
+class UploadStatus(Record):
+    """How much of a payload is there, and whether its slot is sealed with an envelope."""
+
+    bytes: Annotated[int, Field(ge=0)]
+    submitted: bool
+
+
+class Refusal(Record):
+    """Why something was refused, in words that tell nothing of anybody else."""
+
+    error: str
+
+
+def own_version() -> str:
+    """Return the version of WardRound that runs here."""
+    try:
+        return version("wardround")
+    except PackageNotFoundError:
+        return "unknown"

@@ -1,0 +1,32 @@
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from components.exchange.keys import SigningKey
+from components.exchange.signing import sign
+from components.gateway.parcels import KIND
+from components.gateway.records import SlotKey
+from components.governance.identity_files import SiteFolder
+from tests.components.gateway.gates import Gate
+
+pytestmark = pytest.mark.timeout(60)
+
+
+def envelope(folder: SiteFolder, slot: SlotKey, payload: bytes | None, **changes: object) -> bytes:
+    fields = {"protocol": 1, "federation": "ward", **slot.model_dump(), "nonce": "n"}
+    if payload is not None:
+        fields |= {"sealed_sha256": hashlib.sha256(payload).hexdigest(), "sealed_bytes": len(payload)}
+    key = SigningKey.load(folder.state / "keys" / "signing.key")
+    return sign(KIND, {**fields, **changes}, key).model_dump_json().encode()
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_payload_arrives_whole_and_twice_is_once(gate: Gate, north: SiteFolder, tmp_path: Path, signed: bool) -> None:
+    slot = gate.open_slot("north", round_number=1 + signed)
+    payload = bytes(range(256)) * 40_000
+    (tmp_path / "p").write_bytes(payload)
+    with gate.client(north, signed=signed) as client:
+        for _ in range(2):
+            client.deliver(slot, tmp_path / "p", envelope(north, slot, payload))
+    assert (gate.exchange / "sealed" / slot.folder / "payload").read_bytes() == payload
