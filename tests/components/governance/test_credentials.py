@@ -174,7 +174,9 @@ def test_a_credential_for_another_kind_of_key_is_refused(authority: Authority) -
 
 def test_what_is_no_authority_is_not_pinned(authority: Authority, credential: Credential) -> None:
     assert read_authority(authority.pem) == authority.certificate
-    for pem in (credential.pem, certificate(KEY), certificate(KEY, constraints=False)):
+    assert read_authority(certificate(KEY, ca=True))
+    below = certificate(authority.key, issuer=authority.certificate.subject, ca=True)
+    for pem in (credential.pem, certificate(KEY), certificate(KEY, constraints=False), below):
         with pytest.raises(RefusedError, match="not that of a federation's authority"):
             read_authority(pem)
 

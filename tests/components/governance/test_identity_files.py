@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from components.errors import RefusedError, StorageError
-from components.exchange.keys import TlsKey
+from components.exchange.keys import SigningKey, TlsKey
 from components.governance.certificates import Authority, issue_credential, make_csr, verify_chain
 from components.governance.identity_files import CoordinatorFolder, Federation, SiteFolder, pin
 
@@ -90,6 +90,17 @@ def test_two_processes_at_once_get_the_same_keys(site: SiteFolder) -> None:
     started = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = {process.communicate(timeout=120)[0].strip() for process in started}
     assert said == {str(site.read_keys().public.to_json())}
+
+
+def test_who_loses_the_race_uses_the_winners_key(site: SiteFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    winner, loser = SigningKey.generate(), SigningKey.generate()
+
+    def generate() -> SigningKey:
+        winner.save(site.state / "keys" / "signing.key")
+        return loser
+
+    monkeypatch.setattr(SigningKey, "generate", generate)
+    assert site.make_keys().signing.public == winner.public == site.read_keys().signing.public
 
 
 def test_nothing_here_needs_torch(site: SiteFolder) -> None:
