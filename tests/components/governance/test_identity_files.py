@@ -105,7 +105,8 @@ def test_who_loses_the_race_uses_the_winners_key(site: SiteFolder, monkeypatch: 
 
 def test_nothing_here_needs_torch(site: SiteFolder) -> None:
     """A worker that has not trained yet, and the gateway, stay light."""
-    code = MAKE + "import components.exchange.sealing\nassert not {'torch', 'mlflow'} & set(sys.modules)"
+    modules = "components.exchange.sealing, components.exchange.signed"
+    code = f"{MAKE}import {modules}\nassert not {{'torch', 'mlflow'}} & set(sys.modules)"
     subprocess.run(
         [sys.executable, "-c", code, str(site.state)], cwd=ROOT, check=True, capture_output=True, timeout=120
     )
