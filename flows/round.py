@@ -137,21 +137,18 @@ async def aggregate_updates(number: int) -> dict[str, Any]:
     return {"weights": ref.weights, "took_part": item.took_part}
 
 
-@task(name="evaluate", task_run_name="evaluate at {site} ({split})", cache_policy=NO_CACHE, persist_result=False)
-async def follow_evaluation(site: str, number: int, split: Split) -> Answer:
-    """Let one site evaluate the weights a round ended with."""
+@task(name="evaluate", task_run_name="evaluate round {number} everywhere", cache_policy=NO_CACHE, persist_result=False)
+async def evaluate_round(number: int) -> dict[str, float]:
+    """Evaluate the new state at every site and write the decision's ground into the journal."""
     session = current_session()
-    item = session.ledger.rounds[number]
-    order = evaluation_order(item.plan, site, item.require_state().weights, split)
-    try:
-        answer = await session.wait(session.dispatcher.submit(order), timeout_s=item.plan.deadline_s)
-    except TimeoutError:
-        raise SiteError("no answer in time", site=site, round_number=number, stage="evaluate") from None
-    verify_answer(answer, order)
-    asked, bins = session.study.task, session.study.evaluate.bins
-    if answer.sums is not None:
-        check_sums(answer.sums, kind=asked.kind, classes=asked.classes, bins=bins)
-    return answer
+    opened = session.open_rounds[number]
+    evaluation = await evaluate_everywhere(session, number, "validation")
+    seconds = time.monotonic() - opened.started
+    digest = session.keep_evaluation(f"round-{number:04d}", evaluation)
+    metrics = {name: estimate.value for name, estimate in evaluation.metrics.items()}
+    session.record("evaluated", round=number, evaluation=digest, metrics=metrics, seconds=seconds)
+    session.watcher.round_decided(number, metrics.get(session.metric), seconds)
+    return metrics
 
 
 @task(name="register", task_run_name="register round {number}", cache_policy=NO_CACHE, persist_result=False)
@@ -175,7 +172,7 @@ async def _decide(session: Session, number: int) -> None:
         await _collect(session, opened, item)
         await aggregate_updates(number)
     if item.evaluation is None:
-        await _evaluate(session, opened, item)
+        await evaluate_round(number)
     opened.decided.set_result(None)
 
 
@@ -185,20 +182,35 @@ async def evaluate_everywhere(session: Session, number: int, split: Split) -> Ev
     Raises:
         QuorumError: If no site could evaluate.
     """
-    runs = [_settled(follow_evaluation(site, number, split, return_state=True)) for site in session.sites]
     answers: dict[str, Answer] = {}
     reasons: dict[str, str] = {}
-    for site, outcome in zip(session.sites, await asyncio.gather(*runs), strict=True):
-        if isinstance(outcome, InterruptedTrainingError):
-            raise outcome
+    asked = [_evaluate_at(session, number, site, split) for site in session.sites]
+    for site, outcome in zip(session.sites, await asyncio.gather(*asked, return_exceptions=True), strict=True):
         if isinstance(outcome, Answer):
             answers[site] = outcome
-        else:
+        elif isinstance(outcome, WardRoundError) and not isinstance(outcome, InterruptedTrainingError):
             reasons[site] = str(outcome)
             session.record("evaluation_refused", round=number, site=site, split=split, reason=str(outcome))
+        else:
+            raise outcome
     if not answers:
         raise QuorumError(f"no site could evaluate round {number}. {reasons_text(reasons)}")
     return await asyncio.to_thread(pool, session.study, answers)
+
+
+async def _evaluate_at(session: Session, number: int, site: str, split: Split) -> Answer:
+    """Let one site evaluate the weights a round ended with, and check what it says."""
+    item = session.ledger.rounds[number]
+    order = evaluation_order(item.plan, site, item.require_state().weights, split)
+    try:
+        answer = await session.wait(session.dispatcher.submit(order), timeout_s=item.plan.deadline_s)
+    except TimeoutError:
+        raise SiteError("no answer in time", site=site, round_number=number, stage="evaluate") from None
+    verify_answer(answer, order)
+    asked, bins = session.study.task, session.study.evaluate.bins
+    if answer.sums is not None:
+        check_sums(answer.sums, kind=asked.kind, classes=asked.classes, bins=bins)
+    return answer
 
 
 async def _collect(session: Session, opened: OpenRound, item: RoundLedger) -> None:
@@ -213,16 +225,6 @@ async def _collect(session: Session, opened: OpenRound, item: RoundLedger) -> No
             f"{reasons_text(item.refused)}. "
             "Mend the sites and run the same command: what arrived is kept; or lower rounds.quorum in the study"
         )
-
-
-async def _evaluate(session: Session, opened: OpenRound, item: RoundLedger) -> None:
-    """Evaluate the new state at every site and write the decision's ground into the journal."""
-    evaluation = await evaluate_everywhere(session, opened.number, "validation")
-    seconds = time.monotonic() - opened.started
-    digest = session.keep_evaluation(f"round-{opened.number:04d}", evaluation)
-    metrics = {name: estimate.value for name, estimate in evaluation.metrics.items()}
-    session.record("evaluated", round=opened.number, evaluation=digest, metrics=metrics, seconds=seconds)
-    session.watcher.round_decided(opened.number, metrics.get(session.metric), seconds)
 
 
 async def _settled(run: Any) -> Any:

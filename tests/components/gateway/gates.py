@@ -1,6 +1,7 @@
 """A real gateway: uvicorn with TLS on loopback, real keys and certificates, SQLite on a disk."""
 
 import asyncio
+import hashlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -10,10 +11,13 @@ from typing import Any
 
 import httpx
 
+from components.exchange.keys import SigningKey
+from components.exchange.signing import sign
 from components.gateway.client import GatewayClient, enrol
 from components.gateway.connections import DoorLoop
 from components.gateway.database import Database
 from components.gateway.grants import Grants
+from components.gateway.parcels import KIND
 from components.gateway.prefect_proxy import PrefectRoute
 from components.gateway.records import CoordinatorKeys, SlotKey
 from components.gateway.serve import GatewayServer, Serve, make_server
@@ -133,3 +137,11 @@ class Build:
         running = Running(make_server(settings, database, routes))
         self.made.append((running, database))
         return Gate(self.folder, self.secrets, database, running, settings)
+
+
+def envelope(folder: SiteFolder, slot: SlotKey, payload: bytes | None, **changes: object) -> bytes:
+    fields = {"protocol": 1, "federation": "ward", **slot.model_dump(), "nonce": "n"}
+    if payload is not None:
+        fields |= {"sealed_sha256": hashlib.sha256(payload).hexdigest(), "sealed_bytes": len(payload)}
+    key = SigningKey.load(folder.state / "keys" / "signing.key")
+    return sign(KIND, {**fields, **changes}, key).model_dump_json().encode()

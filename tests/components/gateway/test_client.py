@@ -1,24 +1,11 @@
-import hashlib
 from pathlib import Path
 
 import pytest
 
-from components.exchange.keys import SigningKey
-from components.exchange.signing import sign
-from components.gateway.parcels import KIND
-from components.gateway.records import SlotKey
 from components.governance.identity_files import SiteFolder
-from tests.components.gateway.gates import Gate
+from tests.components.gateway.gates import Gate, envelope
 
 pytestmark = pytest.mark.timeout(60)
-
-
-def envelope(folder: SiteFolder, slot: SlotKey, payload: bytes | None, **changes: object) -> bytes:
-    fields = {"protocol": 1, "federation": "ward", **slot.model_dump(), "nonce": "n"}
-    if payload is not None:
-        fields |= {"sealed_sha256": hashlib.sha256(payload).hexdigest(), "sealed_bytes": len(payload)}
-    key = SigningKey.load(folder.state / "keys" / "signing.key")
-    return sign(KIND, {**fields, **changes}, key).model_dump_json().encode()
 
 
 @pytest.mark.parametrize("signed", [False, True])
