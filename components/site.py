@@ -52,13 +52,16 @@ class SiteRuntime:
         setting: Who the site is and where its folders are.
         module: The study's network; may be shared by the sites of one process, since every order loads
             all of its floating-point entries.
+        store: The exchange, if the sites of one process share it.
     """
 
-    def __init__(self, setting: SiteSetting, module: Callable[[], LightningModule]) -> None:
+    def __init__(
+        self, setting: SiteSetting, module: Callable[[], LightningModule], store: FolderStore | None = None
+    ) -> None:
         self.setting = setting
         self._module = module
         self._data: SiteData | None = None
-        self._store = FolderStore(setting.store)
+        self._store = store or FolderStore(setting.store)
         setting.state_folder.mkdir(parents=True, exist_ok=True)
         self._journal = Journal.open(setting.state_folder / "journal.jsonl")
 

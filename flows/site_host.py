@@ -24,6 +24,7 @@ class SiteHost:
         self._settings = dict(settings)
         self._runtimes: dict[str, SiteRuntime] = {}
         self._modules: dict[str, LightningModule] = {}
+        self._stores: dict[str, FolderStore] = {}
 
     def module(self, study: Study) -> LightningModule:
         """Return the study's network, built once, with the study's own initial weights."""
@@ -58,7 +59,8 @@ class SiteHost:
     def _runtime(self, site: str) -> SiteRuntime:
         if site not in self._runtimes:
             setting = self._settings[site]
-            self._runtimes[site] = SiteRuntime(setting, lambda: self.module(setting.study))
+            store = self._stores.setdefault(setting.store, FolderStore(setting.store))
+            self._runtimes[site] = SiteRuntime(setting, lambda: self.module(setting.study), store)
         return self._runtimes[site]
 
 

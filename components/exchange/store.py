@@ -88,6 +88,7 @@ class FolderStore:
     def __init__(self, root: str | Path, *, limits: ReadLimits = DEFAULT_LIMITS) -> None:
         self.root = Path(root)
         self._limits = limits
+        self._last: tuple[str, Weights] | None = None
 
     def put_weights(self, weights: Mapping[str, Tensor]) -> str:
         """Store weights under their digest, and return it; durable when this returns.
@@ -114,23 +115,30 @@ class FolderStore:
     def get(self, digest: str) -> Weights:
         """Return the weights with this digest, memory-mapped and verified.
 
+        The last ones are kept: the sites of one process start a round from the same weights, one after another.
+
         Raises:
             StorageError: If they are not there or damaged.
             ValueError: As `path`.
         """
         path = self.path(digest)
+        last = self._last
+        if last is not None and last[0] == digest and path.is_file():
+            return dict(last[1])
         if not path.is_file():
             raise StorageError(
                 f"weights {digest} are not in the store {shown(self.root)}: is this the folder the training was "
                 "started with? Restore the file from a backup, or start a new training"
             )
         try:
-            return read_weights(path, expected_digest=digest, limits=self._limits)
+            weights = read_weights(path, expected_digest=digest, limits=self._limits)
         except RefusedError as error:
             raise StorageError(
                 f"weights {digest} in the store are damaged ({error}): delete that file and run the same command "
                 "again, or restore it from a backup"
             ) from error
+        self._last = digest, weights
+        return dict(weights)
 
     def put_update(self, slot: Slot, weights: Mapping[str, Tensor]) -> WrittenFile:
         """Write a site's update into its slot; `submit` then seals it.
