@@ -80,7 +80,7 @@ class Door:
             await self._app(scope, receive, send)
             return
         answer = _Answer(scope, send, self._limits.send_s)
-        answer.body = Body(receive, 0, self._limits)
+        answer.body = Body(receive, 1, self._limits)  # of unknown length so far: refused now, the connection ends
         try:
             await self._serve(scope, receive, answer)
         except (RefusalError, WardRoundError) as error:
@@ -178,7 +178,7 @@ class _Answer:
         try:
             async with asyncio.timeout(_LINGER_S):
                 while self.body.unread and start - self.body.unread < _LINGER_BYTES:
-                    if (await self.body.receive())["type"] == "http.disconnect":
+                    if not (await self.body.receive()).get("more_body", False):
                         return
         except (TimeoutError, RefusalError):
             return

@@ -98,7 +98,7 @@ class PrefectProxy:
         route, parts = self._find(request.method, path)
         body = parse_body(await read_body(request))
         query = request.query_params.multi_items()
-        if any(name not in route.query for name, _ in query) or not await route.check(site, parts, body, self._fetch):
+        if any(name not in route.query for name, _ in query) or not await self._allows(route, site, parts, body):
             raise RefusalError(403, f"{request.method} {path} is not {site}'s")
         upstream = self._client.build_request(
             request.method, path, params=httpx.QueryParams(tuple(query)), headers={"accept-encoding": "identity"},
@@ -119,6 +119,14 @@ class PrefectProxy:
                 if match is not None:
                     return route, match.groupdict()
         raise RefusalError(403, f"{method} {path!a} is not in the table")
+
+    async def _allows(self, route: PrefectRoute, site: str, parts: Mapping[str, str], body: Any) -> bool:
+        """Ask a route's check. One that stumbles over what it was given has not allowed it."""
+        try:
+            return await route.check(site, parts, body, self._fetch) is True
+        except (LookupError, TypeError, ValueError, AttributeError):
+            log.exception("the check of %s %s failed", route.method, route.path)
+            return False
 
     async def _fetch(self, path: str) -> Any:
         """Return an object of Prefect's; None if there is none."""
