@@ -101,6 +101,7 @@ slot_grants = Table(
     Column("training", String(63), primary_key=True),
     Column("round", Integer, primary_key=True),
     Column("attempt", Integer, primary_key=True),
+    Column("kind", String(15), primary_key=True),
     Column("site", String(63), primary_key=True),
     Column("max_bytes", BigInteger, nullable=False),
     Column("open", Boolean, nullable=False),

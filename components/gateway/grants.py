@@ -40,10 +40,14 @@ class Grants:
         """Let a site fill its slot with a payload of at most so many bytes."""
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be 1 or more, given {max_bytes}")
-        key = {"training": slot.training, "round": slot.round, "attempt": slot.attempt, "site": slot.site}
-        if not self._database.insert_once(slot_grants, **key, max_bytes=max_bytes, open=True):
+        if not self._database.insert_once(slot_grants, **slot.model_dump(), max_bytes=max_bytes, open=True):
             with self._database.write() as connection:
                 connection.execute(update(slot_grants).where(_is(slot)).values(max_bytes=max_bytes, open=True))
+
+    def close_slot(self, slot: SlotKey) -> None:
+        """Take nothing more into a slot."""
+        with self._database.write() as connection:
+            connection.execute(update(slot_grants).where(_is(slot)).values(open=False))
 
     def close_slots(self, training: str, round_number: int, attempt: int) -> None:
         """Take nothing more for an attempt at a round, from anybody."""
@@ -88,5 +92,6 @@ def _is(slot: SlotKey) -> ColumnElement[bool]:
         (slot_grants.c.training == slot.training)
         & (slot_grants.c.round == slot.round)
         & (slot_grants.c.attempt == slot.attempt)
+        & (slot_grants.c.kind == slot.kind)
         & (slot_grants.c.site == slot.site)
     )

@@ -14,7 +14,9 @@ from starlette.responses import Response
 from components.errors import RefusedError
 from components.exchange.keys import VerifyKey
 from components.exchange.protocol import require_protocol
+from components.exchange.signed import UPDATE
 from components.exchange.signing import read_signed, verify
+from components.exchange.site_request import PREPARATION
 from components.gateway.database import Database
 from components.gateway.door import GoneError
 from components.gateway.endpoints import Endpoint, answer_with, caller_of, read_body
@@ -30,7 +32,6 @@ from components.gateway.slots import Part, SealedSlots
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,15}", flags=re.ASCII)
 _WRITE = 1 << 20
-KIND = "update"  # components.exchange.signed.UPDATE, which would bring torch with it
 
 
 class EnvelopeHead(Record):
@@ -64,7 +65,7 @@ class Parcels:
     @property
     def endpoints(self) -> Sequence[Endpoint]:
         """The routes."""
-        limits, slot = self._settings.limits, "/v1/slots/{training}/{round}/{attempt}/{site}"
+        limits, slot = self._settings.limits, "/v1/slots/{training}/{round}/{attempt}/{kind}/{site}"
         return [
             Endpoint("GET", "/v1/objects/{digest}", self.object),
             Endpoint("HEAD", "/v1/objects/{digest}", self.object),
@@ -121,7 +122,7 @@ class Parcels:
         params = request.path_params
         try:
             numbers = {name: int(params[name]) for name in ("round", "attempt") if _NUMBER.fullmatch(params[name])}
-            slot = SlotKey(training=params["training"], site=params["site"], **numbers)
+            slot = SlotKey(training=params["training"], kind=params["kind"], site=params["site"], **numbers)
         except ValidationError as error:
             raise RefusalError(404, "a path that names no slot") from error
         if slot.site != caller_of(request).site:
@@ -141,13 +142,14 @@ class Parcels:
         if site is None or site.signing_key is None:
             raise RefusalError(401, f"{caller.site} has no signing key")
         try:
-            fields = verify(KIND, read_signed(text), VerifyKey.from_base64(site.signing_key))
+            kind = PREPARATION if slot.kind == "prepare" else UPDATE
+            fields = verify(kind, read_signed(text), VerifyKey.from_base64(site.signing_key))
             require_protocol(fields.get("protocol"), "the hospital")
             head = EnvelopeHead.model_validate(fields)
         except (RefusedError, ValidationError) as error:
             reason = str(error) if isinstance(error, RefusedError) else "the envelope lacks a field"
             raise RefusalError(400, f"an envelope: {error}", said={"reason": reason[:300]}) from error
-        stated = SlotKey(training=head.training, round=head.round, attempt=head.attempt, site=head.site)
+        stated = slot.model_copy(update=head.model_dump(include={"training", "round", "attempt", "site"}))
         if (stated, head.federation) != (slot, self._settings.federation):
             raise RefusalError(400, "an envelope", said={"reason": "the envelope is for another slot or federation"})
         return head

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -22,17 +22,22 @@ class Record(BaseModel):
 
 
 class SlotKey(Record):
-    """Which slot: of a site, in one attempt at one round of a training."""
+    """Which slot: of a site, for one kind of work in one attempt at one round of a training.
+
+    Attributes:
+        kind: What the work is: to prepare (before round 1), to train, or to evaluate on one split.
+    """
 
     training: Name
     round: Number
     attempt: Number
+    kind: Literal["prepare", "train", "validation", "test"] = "train"
     site: Name
 
     @property
     def folder(self) -> Path:
         """Path below the folder of the slots."""
-        return Path(self.training, str(self.round), str(self.attempt), self.site)
+        return Path(self.training, str(self.round), str(self.attempt), self.kind, self.site)
 
 
 class Peer(Record):

@@ -2,8 +2,8 @@
 
 ::
 
-    sealed/<training>/<round>/<attempt>/<site>/payload          grows until its envelope is there
-    sealed/<training>/<round>/<attempt>/<site>/envelope.json    the commit point: from now on nothing changes
+    sealed/<training>/<round>/<attempt>/<kind>/<site>/payload          grows until its envelope is there
+    sealed/<training>/<round>/<attempt>/<kind>/<site>/envelope.json    the commit point: from now on nothing changes
 
 A payload without an envelope is unfinished, whoever left it. Two requests for one slot, on one gateway or on
 two, take turns by the lock of the payload; the one that comes second is told so.

@@ -12,12 +12,12 @@ from typing import Any
 import httpx
 
 from components.exchange.keys import SigningKey
+from components.exchange.signed import UPDATE
 from components.exchange.signing import sign
 from components.gateway.client import GatewayClient, enrol
 from components.gateway.connections import DoorLoop
 from components.gateway.database import Database
 from components.gateway.grants import Grants
-from components.gateway.parcels import KIND
 from components.gateway.prefect_proxy import PrefectRoute
 from components.gateway.records import CoordinatorKeys, SlotKey
 from components.gateway.serve import GatewayServer, Serve, make_server
@@ -144,4 +144,4 @@ def envelope(folder: SiteFolder, slot: SlotKey, payload: bytes | None, **changes
     if payload is not None:
         fields |= {"sealed_sha256": hashlib.sha256(payload).hexdigest(), "sealed_bytes": len(payload)}
     key = SigningKey.load(folder.state / "keys" / "signing.key")
-    return sign(KIND, {**fields, **changes}, key).model_dump_json().encode()
+    return sign(UPDATE, {**fields, **changes}, key).model_dump_json().encode()

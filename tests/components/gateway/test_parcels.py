@@ -7,8 +7,6 @@ import os
 import httpx
 import pytest
 
-from components.exchange.signed import UPDATE
-from components.gateway.parcels import KIND
 from components.gateway.records import SlotKey
 from components.gateway.slots import SealedSlots
 from components.governance.identity_files import SiteFolder
@@ -25,10 +23,6 @@ def put(client: httpx.Client, slot: SlotKey, offset: int, content: bytes) -> htt
 
 def submit(client: httpx.Client, slot: SlotKey, text: bytes) -> httpx.Response:
     return client.post(f"/v1/slots/{slot.folder}/submit", content=text)
-
-
-def test_the_kind_is_that_of_the_exchange() -> None:
-    assert KIND == UPDATE
 
 
 def test_an_object_is_there_for_whom_it_was_granted_to(gate: Gate, north: SiteFolder, south: SiteFolder) -> None:
@@ -157,8 +151,8 @@ def test_an_envelope_of_another_key_is_refused(gate: Gate, north: SiteFolder, so
 def test_only_open_slots_take_anything(gate: Gate, north: SiteFolder) -> None:
     closed = gate.open_slot("north", round_number=16)
     gate.grants.close_slots("chest-1", 16, 1)
-    paths = [closed.folder, "chest-1/17/1/north", "chest-1/0/1/north", "chest-1/x/1/north", "chest-1/1/01/north",
-             "chest-1/99999999999/1/north"]  # fmt: skip
+    others = ["17/1/train", "0/1/train", "x/1/train", "1/01/train", "1/1/other", "99999999999/1/train", "16/1/test"]
+    paths = [closed.folder, *(f"chest-1/{other}/north" for other in others)]
     with gate.http(north) as client:
         answers = [client.put(f"/v1/slots/{path}/upload?offset=0", content=b"x") for path in paths]
         answers.append(client.get(f"/v1/slots/{closed.folder}/upload"))

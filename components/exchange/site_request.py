@@ -1,0 +1,189 @@
+"""What the coordinator asks of a site in a federation, as it crosses the wire: bounded, strict JSON.
+
+A request travels as the only parameter of a Prefect run. The site reads it here, whatever the server
+says it has checked already; what it asks for is signed by the coordinator and verified by
+`components.exchange.signed`, so that whoever runs the servers in between can at most withhold it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+
+from components.dispatch import Preparation
+from components.errors import RefusedError
+from components.exchange.keys import SigningKey, VerifyKey
+from components.exchange.protocol import PROTOCOL, require_protocol
+from components.exchange.signing import Signed, sign, verify
+from components.rounds import Name, Record
+from components.study import Study
+
+MAX_BYTES = 256 * 1024  # Prefect itself refuses parameters above 512 KiB
+PARAMETER = "request"
+PREPARE, PREPARATION = "prepare", "preparation"
+
+_R = TypeVar("_R", bound=Record)
+Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class SiteRequest(Record):
+    """One piece of work for one site.
+
+    Attributes:
+        kind: ``prepare`` (open the data and say what was found), ``train`` or ``evaluate``.
+        site: Whom it is for.
+        training: Identifier of the training.
+        study: The study, whole: the site checks it against its own policy.
+        call: The signed order; for ``prepare`` the signed `Call`.
+        plan: The signed plan the order belongs to; not for ``prepare``.
+    """
+
+    kind: Literal["prepare", "train", "evaluate"]
+    site: Name
+    training: Name
+    study: Annotated[Study, Field(strict=False)]
+    call: Signed
+    plan: Signed | None = None
+
+    @model_validator(mode="after")
+    def _is_of_one_piece(self) -> Self:
+        """Refuse an order without its plan."""
+        if (self.plan is None) != (self.kind == PREPARE):
+            raise ValueError("a plan goes with train and evaluate, and only with them")
+        return self
+
+
+class Call(Record):
+    """What the coordinator signs to have a site prepare for a training.
+
+    Attributes:
+        protocol: Version of the protocol it was written in.
+        federation: Identifier of the federation.
+        site: Whom it is for.
+        training: Identifier of the training.
+        study_digest: SHA-256 of the study's canonical JSON.
+        nonce: Unique for the call; the answer carries it back.
+    """
+
+    protocol: int = PROTOCOL
+    federation: Name
+    site: Name
+    training: Name
+    study_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    nonce: Nonce
+
+
+class Prepared(Record):
+    """What a site signs to answer a `Call`.
+
+    Attributes:
+        call: The call it answers.
+        training: Its training; like `site`, `round` and `attempt` for the slot it is put into.
+        preparation: What the site found.
+    """
+
+    protocol: int = PROTOCOL
+    federation: Name
+    training: Name
+    round: Literal[1] = 1
+    attempt: Literal[1] = 1
+    site: Name
+    call: Call
+    preparation: Preparation
+
+
+def request_parameters(request: SiteRequest) -> dict[str, Any]:
+    """Return a request as the parameters of a run.
+
+    Raises:
+        ValueError: If it is longer than a site accepts.
+    """
+    text = request.model_dump_json()
+    if len(text.encode()) > MAX_BYTES:
+        raise ValueError(f"a request of {len(text.encode())} bytes; sites accept {MAX_BYTES}")
+    return {PARAMETER: json.loads(text)}
+
+
+def read_request(parameters: Mapping[str, Any], *, site: str) -> SiteRequest:
+    """Read the parameters of a run that arrived at a site; no signature is verified yet.
+
+    Args:
+        parameters: As the server handed them over.
+        site: The site that reads.
+
+    Raises:
+        RefusedError: If they are anything but one valid request for this site.
+    """
+    if set(parameters) != {PARAMETER}:
+        raise RefusedError(f"a run has exactly one parameter, {PARAMETER!r}; this one has {_names(parameters)}")
+    try:
+        text = json.dumps(parameters[PARAMETER], allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        raise RefusedError("the request is not JSON") from None
+    if len(text) > MAX_BYTES:
+        raise RefusedError(f"the request has {len(text)} bytes; at most {MAX_BYTES} are accepted")
+    try:
+        request = SiteRequest.model_validate_json(text)
+    except ValidationError as error:
+        raise RefusedError(f"the request is not valid: {_first(error)}") from None
+    if request.site != site:
+        raise RefusedError(f"the request is for {request.site}, this is {site}")
+    return request
+
+
+def sign_call(call: Call, key: SigningKey) -> Signed:
+    """Sign a call with the coordinator's key."""
+    return sign(PREPARE, call.model_dump(), key)
+
+
+def verify_call(request: SiteRequest, key: VerifyKey, *, federation: str) -> Call:
+    """Return the call of a request to prepare, verified with the coordinator's pinned key.
+
+    Raises:
+        RefusedError: If another key signed it, or it is for another federation, site, training or study.
+    """
+    call = _read(PREPARE, request.call, key, Call)
+    expected = (federation, request.site, request.training, request.study.digest)
+    if (call.federation, call.site, call.training, call.study_digest) != expected:
+        raise RefusedError("the call to prepare is for another federation, site, training or study")
+    return call
+
+
+def sign_prepared(prepared: Prepared, key: SigningKey) -> Signed:
+    """Sign a preparation with the site's key."""
+    return sign(PREPARATION, prepared.model_dump(), key)
+
+
+def verify_prepared(signed: Signed, key: VerifyKey, call: Call) -> Preparation:
+    """Return what a site found, verified with its own key and as the answer to this call.
+
+    Raises:
+        RefusedError: If another key signed it, or it answers another call.
+    """
+    prepared = _read(PREPARATION, signed, key, Prepared)
+    if prepared.call != call or (prepared.site, prepared.preparation.site) != (call.site, call.site):
+        raise RefusedError(f"the preparation of {call.site} answers another call")
+    return prepared.preparation
+
+
+def _read(kind: str, signed: Signed, key: VerifyKey, record: type[_R]) -> _R:
+    """Return a record whose signature, protocol and form were verified."""
+    fields = verify(kind, signed, key)
+    require_protocol(fields.get("protocol"), f"who signed this {kind}")
+    try:
+        return record.model_validate(fields)
+    except ValidationError as error:
+        raise RefusedError(f"this is not a signed {kind}: {_first(error)}") from error
+
+
+def _first(error: ValidationError) -> str:
+    """Say what is wrong first, and where, without what was given."""
+    first = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(map(str, first['loc']))[:100] or 'the whole'}: {first['msg']}"
+
+
+def _names(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(sorted(repr(str(name)[:40]) for name in parameters)[:5]) or "none"

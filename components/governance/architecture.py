@@ -1,0 +1,23 @@
+"""Which architecture a study trains, as one digest that a hospital approves."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+from components.study import Study
+
+
+def architecture_digest(study: Study) -> str:
+    """Return the SHA-256 of what a study's network is built from.
+
+    Every end builds the network itself, from its own closed table, so name, arguments and shapes decide all of
+    it: an added layer, another width or another activation is another digest. The names and shapes of the
+    weights are checked again when they are loaded.
+    """
+    built_from = {
+        "network": study.network.model_dump(mode="json"),
+        "task": [study.task.kind, len(study.task.classes)],
+        "images": study.data.model_dump(mode="json", include={"spatial_size", "channels"}),
+    }
+    return hashlib.sha256(json.dumps(built_from, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -1,0 +1,134 @@
+"""What a hospital's administrator writes: where the data of each study is, and what may be done with it.
+
+::
+
+    data:
+      pneumonia: /data/chest-films     # a study's name and a folder; "*" is any study
+    policy:
+      studies: [pneumonia]             # what takes part; "*" is every study
+      networks: [CNN, DenseNet]
+      max_epochs: 20
+      min_sites: 3
+
+The file is read at every request: a change counts from the next one on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from components.errors import RefusedError, StudyError
+from components.files import storage_errors
+from components.rounds import Name, Record
+from components.site_source import SiteSource
+from components.study import Study
+
+FILE = "hospital.yaml"
+ANY = "*"
+StudyName = Name | Literal["*"]
+
+
+class Policy(Record):
+    """What a hospital lets be done at its site.
+
+    Attributes:
+        studies: Names of the studies that take part; ``*`` is every one.
+        networks: Names of the networks that may be trained, of the closed table.
+        max_epochs: Most local epochs a round may ask for.
+        max_steps: Most optimiser steps a round may ask for, where a study counts steps.
+        min_sites: Fewest sites a round must have: a sum over fewer says too much about each.
+    """
+
+    studies: list[StudyName] = Field(default_factory=lambda: [ANY])
+    networks: list[str] = Field(default_factory=lambda: ["CNN", "DenseNet", "ResNet", "EfficientNet", "ViT"])
+    max_epochs: Annotated[int, Field(ge=1)] = 50
+    max_steps: Annotated[int, Field(ge=1)] = 100_000
+    min_sites: Annotated[int, Field(ge=1)] = 2
+
+
+class HospitalSettings(Record):
+    """The file `FILE` of a hospital.
+
+    Attributes:
+        data: By study, the folder of the site's items; ``*`` is any other study.
+        sources: By study, where the items are when that is no folder of the site's own (virtual sites).
+        policy: What may be done.
+    """
+
+    data: dict[StudyName, str] = Field(default_factory=dict)
+    sources: dict[Name, SiteSource] = Field(default_factory=dict)
+    policy: Policy = Policy()
+
+    @model_validator(mode="after")
+    def _some_data(self) -> Self:
+        """Refuse a hospital without data."""
+        if not self.data and not self.sources:
+            raise ValueError("data names no folder; write for example  data: {'*': /data}")
+        return self
+
+    def source_of(self, study: str, site: str) -> SiteSource:
+        """Return where the site's items for a study are.
+
+        Raises:
+            RefusedError: If the hospital has named no data for it.
+        """
+        if study in self.sources:
+            return self.sources[study]
+        folder = self.data.get(study, self.data.get(ANY))
+        if folder is None:
+            raise RefusedError(f"{site} has no data for the study {study}")
+        part = {"site": site, "kind": "folder", "path": str(Path(folder).absolute())}
+        return SiteSource.model_validate({"name": site, "parts": [part]})
+
+
+def read_settings(folder: Path) -> HospitalSettings:
+    """Read a hospital's settings.
+
+    Raises:
+        StudyError: If the file is not there or not valid, naming the field and what is wrong.
+        StorageError: If it cannot be read.
+    """
+    path = folder / FILE
+    with storage_errors("read", path):
+        if not path.exists():
+            raise StudyError(f"{FILE} is not in the hospital's folder: write where the data is, for example  "
+                             "data: {'*': /data}")  # fmt: skip
+        text = path.read_text(encoding="utf-8")
+    try:
+        return HospitalSettings.model_validate(yaml.safe_load(text) or {})
+    except yaml.YAMLError as error:
+        raise StudyError(f"{FILE} is not YAML: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StudyError(f"{FILE}: {where + ': ' if where else ''}{first['msg']}", field=where) from error
+
+
+def review_study(policy: Policy, study: Study) -> None:
+    """Refuse a study that the hospital's policy does not allow.
+
+    Raises:
+        RefusedError: Naming the rule, fit to leave the hospital.
+    """
+    if ANY not in policy.studies and study.study not in policy.studies:
+        raise RefusedError(f"the hospital's policy does not name the study {study.study}")
+    if study.network.name not in policy.networks:
+        raise RefusedError(f"the hospital's policy does not allow the network {study.network.name}")
+    if study.local.epochs is not None and study.local.epochs > policy.max_epochs:
+        raise RefusedError(f"{study.local.epochs} local epochs; the hospital's policy allows {policy.max_epochs}")
+    if study.local.steps is not None and study.local.steps > policy.max_steps:
+        raise RefusedError(f"{study.local.steps} local steps; the hospital's policy allows {policy.max_steps}")
+
+
+def review_roster(policy: Policy, roster: list[str]) -> None:
+    """Refuse a round of too few sites.
+
+    Raises:
+        RefusedError: Naming the rule.
+    """
+    if len(roster) < policy.min_sites:
+        raise RefusedError(f"a round of {len(roster)} sites; the hospital's policy asks for {policy.min_sites}")
