@@ -67,6 +67,14 @@ def test_slow_headers_of_a_second_request_are_hung_up_on(strict: Gate) -> None:
     assert found.count(b"HTTP/1.1") == 1
 
 
+def test_slow_headers_on_an_idle_connection_are_hung_up_on(strict: Gate) -> None:
+    with closing(connect(strict)) as connection:
+        connection.sendall(b"GET /v1/health HTTP/1.1\r\nHost: g\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200")
+        connection.sendall(b"GET /v1/hea")
+        assert b"HTTP/1.1" not in b"".join(received(connection))
+
+
 def test_a_slow_body_is_hung_up_on(strict: Gate, member: SiteFolder) -> None:
     found = answer(strict, put(str(strict.open_slot("member").folder), 1000), member)
     assert found.startswith(b"HTTP/1.1 408")
