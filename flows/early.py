@@ -19,6 +19,8 @@ from pathlib import Path
 from flows.servers import EmbeddedServer, open_prefect, prefect_environment
 
 ROOT = Path(__file__).resolve().parent.parent
+CLEAN = ("PATH", "HOME", "LANG", "TMPDIR", "WARDROUND_DATA", "WARDROUND_FAILPOINT", "XDG_CACHE_HOME",
+         "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,8 +88,14 @@ def training_processes(dispatcher: str) -> int:
     return int(number) if name == "processes" and number.isdigit() else 0
 
 
-def spawn_site_process(count: int) -> SiteProcess:
-    """Start a process that serves `count` connections; it waits for its settings on standard input."""
+def spawn_site_process(count: int, *, clean: bool = False) -> SiteProcess:
+    """Start a process that serves `count` connections; it waits for its settings on standard input.
+
+    Args:
+        count: How many children it may fork.
+        clean: Hand on only the variables of `CLEAN`: at a hospital the process has the patients' data, and neither
+            key, credential nor address of anything.
+    """
     pairs = [socket.socketpair() for _ in range(count)]
     theirs = [pair[1].fileno() for pair in pairs]
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
@@ -98,12 +106,13 @@ def spawn_site_process(count: int) -> SiteProcess:
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for a GPU must not initialise CUDA before the fork
         "PYTHONPATH": path,
     }
+    inherited = {name: os.environ[name] for name in CLEAN if name in os.environ} if clean else os.environ
     process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
         [sys.executable, "-m", "flows.site_process", *map(str, theirs)],
         stdin=subprocess.PIPE,
         pass_fds=theirs,
         process_group=0,
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
     )
     for pair in pairs:
         pair[1].close()

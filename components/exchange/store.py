@@ -140,6 +140,14 @@ class FolderStore:
         self._last = digest, weights
         return dict(weights)
 
+    def update_path(self, slot: Slot, digest: str) -> Path:
+        """Return where an update with this digest lies in its slot, whether or not it is there.
+
+        Raises:
+            ValueError: If `digest` is not 64 lower-case hexadecimal digits.
+        """
+        return self._folder(slot) / _file_name(digest)
+
     def put_update(self, slot: Slot, weights: Mapping[str, Tensor]) -> WrittenFile:
         """Write a site's update into its slot; `submit` then seals it.
 
@@ -153,8 +161,8 @@ class FolderStore:
         written = self._write(self._folder(slot), weights)
         sealed = self.slot_answer(slot)
         if sealed is not None and (sealed.update is None or sealed.update.file_sha256 != written.sha256):
-            with storage_errors("remove", self._update_path(slot, written.sha256)):
-                self._update_path(slot, written.sha256).unlink(missing_ok=True)
+            with storage_errors("remove", self.update_path(slot, written.sha256)):
+                self.update_path(slot, written.sha256).unlink(missing_ok=True)
             raise RefusedError(f"{slot} is sealed with another answer; it cannot be changed")
         return written
 
@@ -218,7 +226,7 @@ class FolderStore:
             StorageError: If it cannot be read.
         """
         self._require_file(slot, manifest)
-        path = self._update_path(slot, manifest.file_sha256)
+        path = self.update_path(slot, manifest.file_sha256)
         return read_weights(path, expected_digest=manifest.file_sha256, limits=self._limits)
 
     def sweep(
@@ -269,15 +277,11 @@ class FolderStore:
         """Return a slot's folder."""
         return self.root / "slots" / slot.folder
 
-    def _update_path(self, slot: Slot, digest: str) -> Path:
-        """Return where an update with this digest lies in its slot."""
-        return self._folder(slot) / _file_name(digest)
-
     def _require_file(self, slot: Slot, manifest: UpdateManifest) -> None:
         """Refuse a manifest that does not fit the file in the slot."""
         if manifest.weights_digest != manifest.file_sha256:
             raise RefusedError(f"{slot}: weights_digest and file_sha256 differ; they are one and the same")
-        path = self._update_path(slot, manifest.file_sha256)
+        path = self.update_path(slot, manifest.file_sha256)
         with storage_errors("read", path):
             size = path.stat().st_size if path.is_file() else None
         if size != manifest.bytes:

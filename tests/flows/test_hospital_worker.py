@@ -22,7 +22,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.exceptions import ObjectNotFound
 
 from components.errors import RefusedError
-from components.site_request import SiteRequest, request_parameters
+from components.exchange.keys import SigningKey
+from components.exchange.site_request import Call, SiteRequest, request_parameters, sign_call
 from flows.hospital_worker import EMPTY_TEMPLATE, TYPE, HospitalWorker
 from flows.prefect_settings import settings_for
 from flows.servers import EmbeddedPrefect, prefect_environment
@@ -67,9 +68,11 @@ def prefect(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             yield server.api_url
 
 
-def parameters(**changes: Any) -> dict[str, Any]:
-    request = SiteRequest(kind="prepare", site="north", training="t", study=tiny_study(), nonce=NONCE)
-    return request_parameters(request.model_copy(update=changes))
+def parameters(site: str = "north") -> dict[str, Any]:
+    study = tiny_study()
+    call = Call(federation="ward", site=site, training="t", study_digest=study.digest, nonce=NONCE)
+    signed = sign_call(call, SigningKey.generate())
+    return request_parameters(SiteRequest(kind="prepare", site=site, training="t", study=study, call=signed))
 
 
 async def make_pool(name: str, kind: str = TYPE) -> None:

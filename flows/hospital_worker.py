@@ -1,0 +1,209 @@
+"""The Prefect worker of a hospital: it polls its own pool and does the site's work, and nothing else.
+
+    prefect worker start --type hospital --pool north
+
+A stock worker does what the server tells it: a command, environment variables, an image, an entry point,
+steps that pull code. This one takes from the server *which* request waits for it and nothing more. What a
+request may be stands in a closed table (`components.exchange.site_request`), the work is done by this installation's
+own code, and a run that carries anything else is refused, journalled and marked ``Refused``.
+
+It loads without torch: Prefect imports it through the entry point ``prefect.collections``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar, Protocol
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.objects import FlowRun, State, WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
+from prefect.exceptions import Abort
+from prefect.states import Completed, Failed, Running
+from prefect.utilities.engine import propose_state
+from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
+
+from components.errors import RefusedError, WardRoundError
+from components.exchange.site_request import SiteRequest, read_request
+
+TYPE = "hospital"
+# What a pool of this type looks like: nothing can be set, neither by a deployment nor by a run. (Prefect takes no
+# template that is empty, hence the one line.)
+EMPTY_TEMPLATE: dict[str, Any] = {
+    "job_configuration": {"runs": "what this installation has, and nothing else"},
+    "variables": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+
+
+class SiteWork(Protocol):
+    """What a worker works for: the site on this machine."""
+
+    @property
+    def site(self) -> str:
+        """Name of the site; its pool has the same."""
+        ...
+
+    async def carry_out(self, request: SiteRequest) -> str:
+        """Do what is asked and deliver it; return one line for the coordinator."""
+        ...
+
+    def refused(self, run: str, reason: str) -> None:
+        """Record that a run was refused."""
+        ...
+
+
+class HospitalConfiguration(BaseJobConfiguration):
+    """Nothing: whatever template and variables say, the work is done by this installation as it is."""
+
+    @classmethod
+    async def resolve_for_flow_run(
+        cls,
+        flow_run: FlowRun,
+        *,
+        client: PrefectClient,
+        work_pool: WorkPool,
+        worker_name: str,
+        worker_id: UUID | None = None,
+        deployment: DeploymentResponse | None = None,
+    ) -> HospitalConfiguration:
+        """Return the empty configuration, and read neither template nor variables."""
+        return cls()
+
+
+class HospitalResult(BaseWorkerResult):
+    """That a run was dealt with; how it ended is its Prefect state."""
+
+
+class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
+    """Does one site's work, as its pool has it.
+
+    Guarantees:
+        No code, command, variable, path or block that the server names is used. A pool of another type,
+        or one whose template sets anything, is refused, and so is each run of it.
+    """
+
+    type: ClassVar[str] = TYPE  # type: ignore[misc]
+    job_configuration = HospitalConfiguration
+    _description = "Does the site flows of WardRound at a hospital, and nothing else."
+    _display_name = "Hospital"
+
+    work: SiteWork | None = None
+
+    @classmethod
+    def get_default_base_job_template(cls) -> dict[str, Any]:
+        """Return a template in which nothing can be set."""
+        return EMPTY_TEMPLATE
+
+    async def setup(self) -> None:
+        """See Prefect; without a site there is nothing to work for.
+
+        Raises:
+            WardRoundError: If this machine has no enrolled site, or another than the pool's.
+        """
+        work = self.work = self.work or _open_site()
+        if work.site != self._work_pool_name:
+            raise RefusedError(f"this machine is {work.site}; it does not work for the pool {self._work_pool_name}")
+        await super().setup()
+
+    async def run(
+        self,
+        flow_run: FlowRun,
+        configuration: HospitalConfiguration,
+        task_status: Any = None,
+    ) -> HospitalResult:
+        """Do what a run asks for, or refuse it; the run's state says which."""
+        if task_status is not None:
+            task_status.started(str(flow_run.id))
+        state = await self._carry_out(flow_run)
+        await self._propose(state, flow_run)
+        return HospitalResult(identifier=str(flow_run.id), status_code=0)
+
+    async def kill_infrastructure(
+        self, infrastructure_pid: str, configuration: HospitalConfiguration, grace_seconds: int = 30
+    ) -> None:
+        """Do nothing: a run has no process of its own; the site's work is ended through the gateway."""
+
+    async def _carry_out(self, flow_run: FlowRun) -> State[Any]:
+        """Return the state a run ends in."""
+        assert self.work is not None  # since setup
+        try:
+            request = await self._review(flow_run)
+        except RefusedError as error:
+            self.work.refused(str(flow_run.id), str(error))
+            return Failed(name="Refused", message=f"refused by {self.work.site}: {error}")
+        await self._propose(Running(), flow_run)
+        try:
+            return Completed(message=await self.work.carry_out(request))
+        except WardRoundError as error:
+            return Failed(message=str(error))
+        except Exception as error:  # its message may hold a path or a patient's name: it stays here
+            self._logger.exception("A site's work ended with an error")
+            return Failed(message=f"{type(error).__name__}; see the hospital's own log")
+
+    async def _review(self, flow_run: FlowRun) -> SiteRequest:
+        """Return the request of a run, unless anything else comes with it."""
+        assert self.work is not None
+        check_pool(self.work_pool)
+        if flow_run.deployment_id is None:
+            raise RefusedError("the run belongs to no deployment")
+        check_run(flow_run, await self.client.read_deployment(flow_run.deployment_id))
+        return read_request(flow_run.parameters, site=self.work.site)
+
+    async def _propose(self, state: State[Any], flow_run: FlowRun) -> None:
+        """Tell Prefect; that it no longer wants to know (a cancelled run) changes nothing here."""
+        try:
+            await propose_state(self.client, state, flow_run_id=flow_run.id)
+        except Abort as error:
+            self._logger.debug("Prefect did not take a state of run %s: %s", flow_run.id, error)
+
+
+def check_pool(pool: WorkPool) -> None:
+    """Refuse a pool that is not of this type, or that sets anything.
+
+    Raises:
+        RefusedError: Naming what it is.
+    """
+    if pool.type != TYPE:
+        raise RefusedError(f"the pool is of type {pool.type!r}, not {TYPE!r}")
+    if pool.base_job_template != EMPTY_TEMPLATE:
+        raise RefusedError("the pool's job template sets something; a hospital's pool sets nothing")
+    if pool.storage_configuration.model_dump(exclude_none=True):
+        raise RefusedError("the pool has storage for code or results; a hospital's pool has none")
+
+
+def check_run(flow_run: FlowRun, deployment: DeploymentResponse) -> None:
+    """Refuse a run that carries anything but its parameters.
+
+    Raises:
+        RefusedError: Naming all that it carries.
+    """
+    carried = {
+        "job variables of the run": flow_run.job_variables,
+        "an infrastructure block of the run": flow_run.infrastructure_document_id,
+        "a context": flow_run.context,
+        "job variables of the deployment": deployment.job_variables,
+        "default parameters of the deployment": deployment.parameters,
+        "pull steps": deployment.pull_steps,
+        "an entry point": deployment.entrypoint,
+        "a path": deployment.path,
+        "a storage block": deployment.storage_document_id,
+        "an infrastructure block": deployment.infrastructure_document_id,
+    }
+    found = [name for name, value in carried.items() if value]
+    if found:
+        raise RefusedError(f"the run carries {', '.join(found)}; a hospital runs its own code and takes none of these")
+
+
+def _open_site() -> SiteWork:
+    """Open the site of this machine, as ``WARDROUND_HOSPITAL`` names its folder.
+
+    Raises:
+        WardRoundError: If there is none.
+    """
+    folder = os.environ.get("WARDROUND_HOSPITAL", "")
+    if not folder:
+        raise WardRoundError("WARDROUND_HOSPITAL names no folder of an enrolled hospital")
+    from flows.hospital import open_site  # the site's own parts, only where there is a site
+
+    return open_site(folder)
