@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from components.dispatch import Preparation, SiteSetting
 from components.errors import RefusedError, WardRoundError
@@ -66,6 +68,11 @@ class Hospital:
         self._journal = Journal.open(folder / "journal.jsonl")
         self._warm: dict[str, PoolDispatcher] = {}
         self._turn = asyncio.Lock()
+        self._activity: dict[str, Any] = {"state": "idle"}
+
+    def activity(self) -> dict[str, Any]:
+        """Return what the site is doing now, fit to leave the hospital."""
+        return dict(self._activity)
 
     @property
     def site(self) -> str:
@@ -83,11 +90,14 @@ class Hospital:
             WardRoundError: If it could not be delivered.
         """
         async with self._turn:
+            self._activity = {"state": request.kind, "training": request.training, "since": time.time()}
             try:
                 return await (self._prepare(request) if request.kind == "prepare" else self._work(request))
             except RefusedError as error:
                 self._journal.append("request_refused", kind=request.kind, training=request.training, reason=str(error))
                 raise
+            finally:
+                self._activity = {"state": "idle"}
 
     def refused(self, run: str, reason: str) -> None:
         """Record that a run was refused before it was a request."""

@@ -27,8 +27,7 @@ from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectAlreadyExists
 
 from components.dispatch import Dispatcher, InitialModel, Preparation
-from components.errors import RefusedError, ServiceError, SiteError, WardRoundError
-from components.exchange.keys import VerifyKey
+from components.errors import ServiceError, SiteError, WardRoundError
 from components.exchange.sealing import open_file, sealed_size
 from components.exchange.signed import SignedOrder, SignedPlan, sign_order, sign_plan, update_context, verify_update
 from components.exchange.signing import Signed, read_signed
@@ -39,16 +38,12 @@ from components.exchange.site_request import (
     sign_call,
     verify_prepared,
 )
-from components.exchange.store import FolderStore
 from components.federation import slot_of
-from components.gateway.grants import Grants
 from components.gateway.records import SlotKey
-from components.gateway.sites import Sites
-from components.gateway.slots import SealedSlots
 from components.governance.architecture import architecture_digest
-from components.governance.identity_files import CoordinatorSecrets
 from components.rounds import Answer, Order
 from components.study import Study
+from flows.coordinator import CoordinatorSide
 from flows.hospital_worker import EMPTY_TEMPLATE, TYPE
 
 FLOWS = {"prepare": "site-preparation", "train": "site-training", "evaluate": "site-evaluation"}
@@ -56,46 +51,6 @@ LOOK_EVERY_S = 0.03
 ASK_PREFECT_EVERY_S = 1.0
 GRACE_S = 3.0  # after a run has ended without an answer, for the answer that is still on its way
 HEADER_BYTES = 1 << 20  # of an update, beyond the weights it began with
-
-
-@dataclass(frozen=True)
-class CoordinatorSide:
-    """What a coordinator has of its federation.
-
-    Attributes:
-        federation: Identifier of the federation.
-        secrets: What it signs and opens with.
-        sites: The sites, as the gateway knows them.
-        grants: What the gateway lets them do.
-        exchange: Root of the exchange, which the gateway shares.
-    """
-
-    federation: str
-    secrets: CoordinatorSecrets
-    sites: Sites
-    grants: Grants
-    exchange: Path
-
-    @property
-    def store(self) -> FolderStore:
-        """The exchange's weights and opened updates."""
-        return FolderStore(self.exchange)
-
-    @property
-    def sealed(self) -> SealedSlots:
-        """The slots behind the gateway."""
-        return SealedSlots(self.exchange / "sealed")
-
-    def signing_key(self, site: str) -> VerifyKey:
-        """Return the key a site signs with.
-
-        Raises:
-            RefusedError: If it is not enrolled.
-        """
-        found = self.sites.get(site)
-        if found is None or not found.active or found.signing_key is None:
-            raise RefusedError(f"{site} is not enrolled, or was revoked")
-        return VerifyKey.from_base64(found.signing_key)
 
 
 @dataclass

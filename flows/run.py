@@ -106,22 +106,43 @@ def run_training(
         stack.callback(dispatcher.close)
 
         recorder = stack.enter_context(open_recorder(study, home))
-        parts = Parts(study, home, folder, journal, dispatcher, recorder, watcher)
+        parts = Parts(study, home, folder, home / "exchange" / study.study, journal, dispatcher, recorder, watcher)
         opening = Opening.ask(dispatcher, study, sources)
-        _import_flows(early.prefect)
+        import_flows(early.prefect)
         interrupted.check()
-        ledger = _open_ledger(parts, opening, fresh=options.fresh)
-        with prefect_errors(early.prefect["PREFECT_API_URL"], home):
-            return _run_flow(parts, ledger, early)
+        return train_with(parts, opening, early, fresh=options.fresh)
+
+
+def train_with(parts: Parts, opening: Opening, early: EarlyStart, *, fresh: bool) -> TrainingOutcome:
+    """Run or resume a training with everything open: the same for sites here and at hospitals.
+
+    Raises:
+        WardRoundError: As `run_training`.
+    """
+    ledger = _open_ledger(parts, opening, fresh=fresh)
+    with prefect_errors(early.prefect["PREFECT_API_URL"], parts.home):
+        return _run_flow(parts, ledger, early)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What is open while a training runs."""
+    """What is open while a training runs.
+
+    Attributes:
+        study: The study.
+        home: Folder of everything recorded.
+        folder: Of the study's trainings.
+        exchange: Root of the exchange.
+        journal: The journal of the study's trainings.
+        dispatcher: How orders reach the sites.
+        recorder: What writes MLflow.
+        watcher: Is told what happens.
+    """
 
     study: Study
     home: Path
     folder: Path
+    exchange: Path
     journal: Journal
     dispatcher: Dispatcher
     recorder: Recorder
@@ -164,7 +185,7 @@ class Opening:
         return cls(dispatcher.initialise(study), preparations, pooled)
 
 
-def _import_flows(prefect: Mapping[str, str]) -> None:
+def import_flows(prefect: Mapping[str, str]) -> None:
     """Import the flows, while the sites open their data; Prefect reads its settings when it is imported."""
     os.environ.update(prefect)
     import flows.training  # noqa: F401
@@ -216,7 +237,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
     from flows.session import InterruptedTrainingError, Session, use
     from flows.training import federated_training, next_number, take_up
 
-    store = FolderStore(parts.home / "exchange" / parts.study.study)
+    store = FolderStore(parts.exchange)
     strategy = assemble(parts.study).strategy
     folder = parts.folder / ledger.training
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,180 @@
+"""The coordinator's folder: who the federation is, where its servers are, and what they share.
+
+::
+
+    <folder>/coordinator.json     what follows, as `CoordinatorConfig`
+    <folder>/secrets/             keys and certificates (`components.governance.identity_files`)
+    <folder>/exchange/            weights, sealed and opened updates; the gateway writes ``sealed``
+    <folder>/gateway.json         what a gateway is started with
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from components.errors import RefusedError, StorageError
+from components.exchange.keys import VerifyKey
+from components.exchange.store import FolderStore
+from components.files import storage_errors, write_whole
+from components.gateway.database import Database
+from components.gateway.grants import Grants
+from components.gateway.records import CoordinatorKeys
+from components.gateway.serve import Serve
+from components.gateway.sites import Sites
+from components.gateway.slots import SealedSlots
+from components.gateway.tokens import Invitation
+from components.governance.identity_files import CoordinatorFolder, CoordinatorSecrets
+from components.rounds import Name, Record
+
+FILE, GATEWAY_FILE = "coordinator.json", "gateway.json"
+
+
+class CoordinatorConfig(Record):
+    """A coordinator's settings.
+
+    Attributes:
+        federation: Identifier of the federation.
+        address: The gateway's address as hospitals reach it, ``https://HOST:PORT``.
+        database: The gateway's database: ``sqlite:///FILE`` or ``postgresql://...``.
+        prefect_url: Address of Prefect's API, inside.
+    """
+
+    federation: Name
+    address: str
+    database: str
+    prefect_url: str
+
+
+@dataclass(frozen=True)
+class CoordinatorSide:
+    """What a coordinator has of its federation.
+
+    Attributes:
+        federation: Identifier of the federation.
+        secrets: What it signs and opens with.
+        sites: The sites, as the gateway knows them.
+        grants: What the gateway lets them do.
+        exchange: Root of the exchange, which the gateway shares.
+    """
+
+    federation: str
+    secrets: CoordinatorSecrets
+    sites: Sites
+    grants: Grants
+    exchange: Path
+
+    @property
+    def store(self) -> FolderStore:
+        """The exchange's weights and opened updates."""
+        return FolderStore(self.exchange)
+
+    @property
+    def sealed(self) -> SealedSlots:
+        """The slots behind the gateway."""
+        return SealedSlots(self.exchange / "sealed")
+
+    def signing_key(self, site: str) -> VerifyKey:
+        """Return the key a site signs with.
+
+        Raises:
+            RefusedError: If it is not enrolled.
+        """
+        found = self.sites.get(site)
+        if found is None or not found.active or found.signing_key is None:
+            raise RefusedError(f"{site} is not enrolled, or was revoked")
+        return VerifyKey.from_base64(found.signing_key)
+
+
+def init_coordinator(folder: Path, config: CoordinatorConfig, *, names: list[str], port: int) -> None:
+    """Make a coordinator's folder; called again, it keeps the secrets and writes the settings anew.
+
+    Args:
+        folder: The folder.
+        config: The settings.
+        names: Host names and addresses that hospitals reach the gateway by.
+        port: Where the gateway listens.
+
+    Raises:
+        StorageError: If it cannot be written, or has the secrets of another federation.
+    """
+    hosts = [name for name in names if not _is_address(name)]
+    ips = [name for name in names if _is_address(name)]
+    made = CoordinatorFolder(folder).make(config.federation, names=hosts, ips=ips)
+    exchange = folder / "exchange"
+    exchange.mkdir(parents=True, exist_ok=True)
+    keys = CoordinatorKeys(signing_key=made.signing.public.base64, sealing_key=made.sealing.public.base64)
+    gateway = {
+        "federation": config.federation,
+        "coordinator": keys.model_dump(),
+        "secrets": str(folder / "secrets"),
+        "exchange": str(exchange),
+        "prefect_url": config.prefect_url,
+        "database": config.database,
+        "host": "127.0.0.1" if names == ["127.0.0.1"] else "0.0.0.0",  # noqa: S104 - the federation's door
+        "port": port,
+    }
+    Serve.model_validate(gateway)
+    with storage_errors("write", folder):
+        write_whole(folder / GATEWAY_FILE, json.dumps(gateway, indent=2).encode())
+        write_whole(folder / FILE, config.model_dump_json(indent=2).encode())
+
+
+def read_coordinator(folder: Path) -> CoordinatorConfig:
+    """Read a coordinator's settings.
+
+    Raises:
+        StorageError: If there are none, or they are not valid.
+    """
+    path = folder / FILE
+    with storage_errors("read", path):
+        if not path.exists():
+            raise StorageError(
+                f"there is no coordinator in {folder}: run  wardround up  or  wardround coordinator init"
+            )
+        text = path.read_bytes()
+    try:
+        return CoordinatorConfig.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        raise StorageError(f"{FILE}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+
+
+def open_side(folder: Path) -> CoordinatorSide:
+    """Open the coordinator's side of its federation.
+
+    Raises:
+        StorageError: If the folder is not a coordinator's.
+        ServiceError: If the gateway's database cannot be reached.
+    """
+    config = read_coordinator(folder)
+    database = Database(config.database)
+    return CoordinatorSide(
+        federation=config.federation,
+        secrets=CoordinatorFolder(folder).read(),
+        sites=Sites(database),
+        grants=Grants(database),
+        exchange=folder / "exchange",
+    )
+
+
+def invite(folder: Path, site: str) -> str:
+    """Return a token with which a hospital enrols once.
+
+    Raises:
+        StorageError: If the folder is not a coordinator's.
+        ValueError: If the name is not one.
+    """
+    config = read_coordinator(folder)
+    side = open_side(folder)
+    invitation = Invitation(
+        gateway=config.address, authority=side.secrets.authority.sha256, federation=config.federation, site=site
+    )
+    return side.sites.invite(invitation).text
+
+
+def _is_address(name: str) -> bool:
+    return name.replace(".", "").isdigit() or ":" in name

@@ -1,0 +1,88 @@
+"""The process of a hospital: ``python -m flows.hospital_process FOLDER``; SIGTERM ends it in order.
+
+It runs the Prefect worker of the hospital's pool, says every few seconds that it is alive and what it does, and
+renews its credential when two thirds of its life are over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from components.errors import WardRoundError
+from components.gateway.client import GatewayClient
+from components.governance.identity_files import SiteFolder
+from flows.hospital import open_site
+from flows.hospital_client import connected
+from flows.hospital_worker import HospitalWorker
+
+BEAT_EVERY_S = 5.0
+log = logging.getLogger("wardround.hospital")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Work until SIGTERM or SIGINT; return what the process exits with."""
+    if len(arguments) != 1:
+        print("usage: python -m flows.hospital_process FOLDER", file=sys.stderr)
+        return 2
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    folder = Path(arguments[0])
+    try:
+        return run_hospital(folder)
+    except WardRoundError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def run_hospital(folder: Path) -> int:
+    """Work for the gateway that a hospital's folder names.
+
+    Raises:
+        WardRoundError: If no hospital is enrolled there, or the gateway refuses it.
+    """
+    hospital, ended = open_site(folder), threading.Event()
+    beats = threading.Thread(target=_beat, args=(folder, hospital.activity, ended), daemon=True, name="heartbeat")
+    beats.start()
+    worker = HospitalWorker(work_pool_name=hospital.site, name=hospital.site, create_pool_if_not_found=False)
+    worker.work = hospital
+    worker.connect = partial(connected, SiteFolder(folder))
+    try:
+        asyncio.run(_until_told(worker))
+    finally:
+        ended.set()
+        hospital.close()
+    return 0
+
+
+async def _until_told(worker: HospitalWorker) -> None:
+    """Run the worker until SIGTERM or SIGINT."""
+    loop = asyncio.get_running_loop()
+    working = asyncio.ensure_future(worker.start(printer=log.info))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, working.cancel)
+    try:
+        await working
+    except asyncio.CancelledError:
+        log.info("told to end")
+
+
+def _beat(folder: Path, activity: Callable[[], dict[str, Any]], ended: threading.Event) -> None:
+    """Say that the hospital is alive, and renew its credential in time; what fails is tried again."""
+    with GatewayClient(SiteFolder(folder)) as client:
+        while not ended.wait(BEAT_EVERY_S):
+            try:
+                client.renew_if_due()
+                client.heartbeat(activity())
+            except WardRoundError as error:
+                log.warning("heartbeat: %s", error)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
