@@ -13,6 +13,10 @@ It loads without torch: Prefect imports it through the entry point ``prefect.col
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 from uuid import UUID
 
@@ -20,12 +24,15 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
 from prefect.exceptions import Abort
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed, Running
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 
 from components.errors import RefusedError, WardRoundError
 from components.exchange.site_request import SiteRequest, read_request
+from components.governance.identity_files import SiteFolder
+from flows.hospital_client import connected
 
 TYPE = "hospital"
 # What a pool of this type looks like: nothing can be set, neither by a deployment nor by a run. (Prefect takes no
@@ -89,11 +96,25 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
     _display_name = "Hospital"
 
     work: SiteWork | None = None
+    # How Prefect is reached while it works; through the site's gateway unless the site's work was given to it.
+    connect: Callable[[], AbstractAsyncContextManager[None]] | None = None
 
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
         """Return a template in which nothing can be set."""
         return EMPTY_TEMPLATE
+
+    async def start(
+        self, run_once: bool = False, with_healthcheck: bool = False, printer: Callable[..., None] = print
+    ) -> None:
+        """See Prefect; all of it through the gateway of the site, if it has one.
+
+        Raises:
+            WardRoundError: If this machine has no enrolled site, or another than the pool's.
+        """
+        self._open()
+        async with (self.connect or nullcontext)():
+            await super().start(run_once, with_healthcheck, printer)
 
     async def setup(self) -> None:
         """See Prefect; without a site there is nothing to work for.
@@ -101,10 +122,29 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
         Raises:
             WardRoundError: If this machine has no enrolled site, or another than the pool's.
         """
-        work = self.work = self.work or _open_site()
-        if work.site != self._work_pool_name:
-            raise RefusedError(f"this machine is {work.site}; it does not work for the pool {self._work_pool_name}")
+        self._open()
         await super().setup()
+
+    def _open(self) -> None:
+        """Open this machine's site."""
+        if self.work is None:
+            folder = hospital_folder()
+            self.work, self.connect = _open_site(folder), partial(connected, SiteFolder(folder))
+        if self.work.site != self._work_pool_name:
+            raise RefusedError(
+                f"this machine is {self.work.site}; it does not work for the pool {self._work_pool_name}"
+            )
+
+    def _ensure_worker_channel(self) -> None:
+        """See Prefect; without an address there is no websocket, and the worker syncs and beats by request."""
+        with temporary_settings({PREFECT_API_URL: None}):
+            super()._ensure_worker_channel()
+
+    async def _emit_worker_started_event(self) -> None:
+        """Send no event, here and below: they go by websocket. Without the first, Prefect sends no last one."""
+
+    def _emit_flow_run_submitted_event(self, configuration: BaseJobConfiguration) -> None:
+        """Send no event."""
 
     async def run(
         self,
@@ -195,15 +235,24 @@ def check_run(flow_run: FlowRun, deployment: DeploymentResponse) -> None:
         raise RefusedError(f"the run carries {', '.join(found)}; a hospital runs its own code and takes none of these")
 
 
-def _open_site() -> SiteWork:
-    """Open the site of this machine, as ``WARDROUND_HOSPITAL`` names its folder.
+def hospital_folder() -> Path:
+    """Return the folder of this machine's hospital, as ``WARDROUND_HOSPITAL`` names it.
 
     Raises:
-        WardRoundError: If there is none.
+        WardRoundError: If it names none.
     """
     folder = os.environ.get("WARDROUND_HOSPITAL", "")
     if not folder:
         raise WardRoundError("WARDROUND_HOSPITAL names no folder of an enrolled hospital")
+    return Path(folder)
+
+
+def _open_site(folder: Path) -> SiteWork:
+    """Open the site of a folder.
+
+    Raises:
+        WardRoundError: If there is none.
+    """
     from flows.hospital import open_site  # the site's own parts, only where there is a site
 
     return open_site(folder)
