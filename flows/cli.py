@@ -20,6 +20,7 @@ from rich.markup import escape
 
 from components.errors import StorageError, WardRoundError
 from components.files import storage_errors
+from flows import federation_cli
 from flows import home as homes
 
 # The commands import what they need themselves: `wardround --help` and `wardround check` answer at once,
@@ -260,6 +261,9 @@ def journal_verify(
     from flows.journals import verify_journal
 
     verify_journal(_console(), journal, homes.home_folder(home))
+
+
+federation_cli.add_to(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,6 +5,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
@@ -34,7 +35,14 @@ class PrefectRecords:
 @contextmanager
 def prefect_records(ward: Ward) -> Iterator[PrefectRecords]:
     """Serve a home's Prefect database while inside."""
-    with EmbeddedPrefect.start(ward.home, ui=False) as server:
+    with serve_prefect(ward.home) as records:
+        yield records
+
+
+@contextmanager
+def serve_prefect(home: Path) -> Iterator[PrefectRecords]:
+    """Serve a home's Prefect database while inside, or ask the server that does so already."""
+    with EmbeddedPrefect.start(home, ui=False) as server:
         yield PrefectRecords(server.wait_ready(120).api_url)
 
 

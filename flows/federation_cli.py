@@ -1,0 +1,141 @@
+"""The commands of a federation's operator: ``up``, ``down``, ``train``, ``status`` and ``coordinator``."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from flows import home as homes
+
+if TYPE_CHECKING:
+    from components.gateway.sites import Site
+
+coordinator_app = typer.Typer(
+    help="Who belongs to a federation: invite hospitals, shut them out.", no_args_is_help=True
+)
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study, a YAML file.", show_default=False)]
+Home = Annotated[
+    Path | None,
+    typer.Option("--home", metavar="FOLDER", help="Folder of everything recorded (default: .wardround)."),
+]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--folder", metavar="FOLDER", help="The coordinator's folder (default: that of wardround up)."),
+]
+Hospital = Annotated[str, typer.Argument(metavar="NAME", help="Name of the hospital.", show_default=False)]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the commands to the command line."""
+    for command in (up, down, train, status):
+        app.command()(command)
+    app.add_typer(coordinator_app, name="coordinator")
+
+
+def up(study: StudyFile, home: Home = None) -> None:
+    """Start a real federation on this machine, one hospital process for each site of a study.
+
+    Prefect's server, the gateway with TLS and the hospitals run as processes of their own, until wardround down.
+    """
+    from components.data.sources import plan_sources
+    from flows import api, local_federation
+
+    loaded, folder = api.load(study), homes.open_home(home)
+    sources = plan_sources(loaded, study.resolve().parent)
+    hospitals = [local_federation.LocalHospital(source.name, loaded.study, source) for source in sources]
+    local_federation.write_hospitals(folder, hospitals)
+    local_federation.start(folder)
+    console = Console(highlight=False)
+    console.print(f"up: {', '.join(source.name for source in sources)}")
+    for command in (f"wardround train {study}", "wardround status", "wardround ui", "wardround down"):
+        console.print(f"  {command}")
+
+
+def down(home: Home = None) -> None:
+    """End the federation of this machine, and every process of it."""
+    from flows import local_federation
+
+    ended = local_federation.stop(homes.home_folder(home))
+    typer.echo("down" if ended else "nothing was up")
+
+
+def train(
+    study: StudyFile,
+    rounds: Annotated[int | None, typer.Option(help="Rounds at the most.", metavar="N")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
+    folder: Folder = None,
+    home: Home = None,
+) -> None:
+    """Train a study at the hospitals of the federation.
+
+    Ctrl-C stops cleanly; the same command resumes. What needs all data in one place (evaluate.compare) is left out.
+    """
+    from flows import api
+    from flows.demonstration import print_outcome
+    from flows.federate import run_federated
+    from flows.progress import LiveWatcher
+
+    overrides: dict[str, Any] = {"rounds.max": rounds, "evaluate.compare": []}
+    loaded = api.load(study, {name: value for name, value in overrides.items() if value is not None})
+    recorded, console = homes.open_home(home), Console(highlight=False)
+    metric = loaded.rounds.convergence.metric if loaded.rounds.convergence else "auroc"
+    with LiveWatcher(console, title=loaded.study, rounds=loaded.rounds.max, metric=metric) as watcher:
+        outcome = run_federated(
+            loaded, folder=folder or recorded / "federation", home=recorded, fresh=fresh, watcher=watcher
+        )
+    print_outcome(console, outcome)
+
+
+def status(folder: Folder = None, home: Home = None) -> None:
+    """Show the hospitals of the federation: since when they were not heard of, what they do, what they run."""
+    from flows.coordinator import open_side
+
+    side = open_side(folder or homes.home_folder(home) / "federation")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("hospital", "status", "last heard of", "doing", "examined", "credential until", "version"):
+        table.add_column(name)
+    for site in side.sites.list():
+        table.add_row(*_row(site, time.time()))
+    console = Console(highlight=False)
+    console.print(table if table.row_count else "no hospital yet: wardround coordinator invite NAME")
+
+
+@coordinator_app.command()
+def invite(name: Hospital, folder: Folder = None, home: Home = None) -> None:
+    """Print a token with which a hospital enrols, once."""
+    from flows import coordinator
+
+    typer.echo(coordinator.invite(folder or homes.home_folder(home) / "federation", name))
+
+
+@coordinator_app.command()
+def revoke(name: Hospital, folder: Folder = None, home: Home = None) -> None:
+    """Shut a hospital out at once: its credential, its tokens and its open slots end."""
+    from components.errors import RefusedError
+    from flows.coordinator import open_side
+
+    side = open_side(folder or homes.home_folder(home) / "federation")
+    if side.sites.get(name) is None:
+        raise RefusedError(f"there is no hospital {name}; wardround status lists them")
+    side.sites.revoke(name)
+    typer.echo(f"{name} is revoked")
+
+
+def _row(site: Site, now: float) -> tuple[str, ...]:
+    """Return a site as a row of the table."""
+    heard = f"{now - site.last_seen:.0f} s ago" if site.last_seen else "never"
+    doing = str((site.activity or {}).get("state", ""))
+    examined = f"{'passed' if (site.doctor or {}).get('passed') else 'failed'} {_day(site.doctor_at)}"
+    return (site.name, site.status, heard, doing, examined if site.doctor_at else "not yet",
+            _day(site.not_after), site.version or "")  # fmt: skip
+
+
+def _day(seconds: float | None) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M") if seconds else ""
