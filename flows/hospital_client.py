@@ -7,27 +7,29 @@ through: no websocket, no event, no log, no question about its version or about 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import time
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import httpx
 from prefect.context import AsyncClientContext
-from prefect.settings import (
-    PREFECT_API_AUTH_STRING,
-    PREFECT_API_KEY,
-    PREFECT_CLIENT_CUSTOM_HEADERS,
-    temporary_settings,
-)
 
+from components.errors import RefusedError
+from components.gateway.client import GatewayClient
 from components.gateway.prefect_proxy import PREFIX
 from components.gateway.transport import Route, SignedAuth, client_context
 from components.governance.identity_files import SiteFolder
 from flows.prefect_settings import settings_for
 from flows.servers import prefect_environment
 
+log = logging.getLogger("wardround.hospital")
+
+_T = TypeVar("_T")
 _WORKER = {
     "PREFECT_API_ENABLE_HTTP2": "false",
     "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
@@ -38,10 +40,12 @@ _WORKER = {
     # The gateway holds a poll until there is work: the next one may follow at once.
     "PREFECT_WORKER_QUERY_SECONDS": "0.2",
 }
-# What the user's own Prefect profile may hold for another server; it is not sent to the gateway.
-_FOREIGN: dict[Any, Any] = {PREFECT_API_AUTH_STRING: None, PREFECT_API_KEY: None, PREFECT_CLIENT_CUSTOM_HEADERS: {}}
+# What a request needs. What the user's Prefect profile adds for another server (keys, headers) stays here.
+_HEADERS = frozenset({"accept", "accept-encoding", "connection", "content-length", "content-type", "host"})
 _TIMEOUT = httpx.Timeout(90.0, connect=10.0)  # a poll is held for less than a minute
 _RENEWED_S = 120.0  # longer than a request lasts, or an idle connection is kept
+_AWAY_S = 2.0
+_LIMITS = httpx.Limits(max_connections=16, max_keepalive_connections=4, keepalive_expiry=25)
 
 
 def worker_environment(gateway: str) -> dict[str, str]:
@@ -63,15 +67,36 @@ async def connected(folder: SiteFolder, route: Route | None = None) -> AsyncIter
 
     Raises:
         StorageError: If the folder cannot be used.
+        RefusedError: If the gateway does not let the site in; the reason is said.
     """
-    settings = client_settings(folder, route or Route())
+    route = route or Route()
+    settings = client_settings(folder, route)
     environment = worker_environment(folder.read_federation().gateway)
     os.environ["DO_NOT_TRACK"] = environment["DO_NOT_TRACK"]
-    with settings_for(environment), temporary_settings(_FOREIGN):
+    with settings_for(environment):
         context = AsyncClientContext(httpx_settings=settings)
         context._httpx_settings = None  # the client of whoever asks for none in particular
         async with context:
-            yield
+            try:
+                yield
+            except Exception as error:
+                if not _is_unknown(error):
+                    raise
+                await asyncio.to_thread(_say_why, folder, route)
+                raise RefusedError("the gateway did not let this hospital in, and does now: start again") from error
+
+
+async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
+    """Ask Prefect for as long as it takes: a worker outlives every outage of gateway and server."""
+    while True:
+        try:
+            return await ask()
+        except httpx.HTTPError as error:
+            answer = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 503
+            if answer < 500 and answer != httpx.codes.TOO_MANY_REQUESTS:
+                raise
+            log.warning("Prefect cannot be reached through the gateway (%s %s)", type(error).__name__, answer)
+        await asyncio.sleep(_AWAY_S)
 
 
 def client_settings(folder: SiteFolder, route: Route) -> dict[str, Any]:
@@ -87,9 +112,23 @@ def client_settings(folder: SiteFolder, route: Route) -> dict[str, Any]:
         "verify": context,
         "auth": CredentialAuth(folder, show_credential, signed=route.signed),
         "timeout": _TIMEOUT,
+        "limits": _LIMITS,
         "follow_redirects": False,
         "event_hooks": {"response": [_not_found]},
     }
+
+
+def _is_unknown(error: Exception) -> bool:
+    """Return whether an error, or one of a group, says that the gateway does not know who asks."""
+    if isinstance(error, ExceptionGroup):
+        return any(_is_unknown(one) for one in error.exceptions)
+    return isinstance(error, httpx.HTTPStatusError) and error.response.status_code == httpx.codes.UNAUTHORIZED
+
+
+def _say_why(folder: SiteFolder, route: Route) -> None:
+    """Raise why the gateway does not let this site in."""
+    with GatewayClient(folder, replace(route, patience_s=1.0)) as client:
+        client.federation()
 
 
 class CredentialAuth(httpx.Auth):
@@ -103,23 +142,36 @@ class CredentialAuth(httpx.Auth):
 
     requires_request_body = True
 
-    def __init__(self, folder: SiteFolder, show_credential: Any, *, signed: bool) -> None:
+    def __init__(self, folder: SiteFolder, show_credential: Callable[[], None], *, signed: bool) -> None:
         self._folder, self._show_credential, self._signed = folder, show_credential, signed
         self._stamp = self._now_stamp()
         self._closing_until = 0.0
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Send a request; after a renewal on a connection that is not used again, until none of the old is left."""
+        """Send a request with few headers; signed, if so it must be.
+
+        After a renewal no connection is used again that showed the old credential: each request asks for its
+        connection to be closed, and one that the gateway did not take from the old one is sent again.
+        """
+        for name in set(request.headers) - _HEADERS:
+            del request.headers[name]
+        for _ in range(1 + (_LIMITS.max_keepalive_connections or 0)):
+            renewed = self._renewed()
+            if renewed:
+                request.headers["connection"] = "close"
+            if self._signed:
+                next(SignedAuth(self._folder).auth_flow(request))
+            answer = yield request
+            if answer.status_code != httpx.codes.UNAUTHORIZED or not renewed:
+                return
+
+    def _renewed(self) -> bool:
+        """Return whether the credential was renewed a short while ago; show the new one from now on."""
         stamp = self._now_stamp()
         if stamp != self._stamp:
             self._show_credential()
             self._stamp, self._closing_until = stamp, time.monotonic() + _RENEWED_S
-        if time.monotonic() < self._closing_until:
-            request.headers["connection"] = "close"
-        if self._signed:
-            yield from SignedAuth(self._folder).auth_flow(request)
-        else:
-            yield request
+        return time.monotonic() < self._closing_until
 
     def _now_stamp(self) -> int:
         """Return when the credential was written."""

@@ -1,6 +1,6 @@
 """The Prefect worker of a hospital: it polls its own pool and does the site's work, and nothing else.
 
-    prefect worker start --type hospital --pool north
+    python -m flows.hospital_process FOLDER       (Prefect's own command cannot show the gateway a credential)
 
 A stock worker does what the server tells it: a command, environment variables, an image, an entry point,
 steps that pull code. This one takes from the server *which* request waits for it and nothing more. What a
@@ -32,7 +32,7 @@ from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerRes
 from components.errors import RefusedError, WardRoundError
 from components.exchange.site_request import SiteRequest, read_request
 from components.governance.identity_files import SiteFolder
-from flows.hospital_client import connected
+from flows.hospital_client import connected, patiently
 
 TYPE = "hospital"
 # What a pool of this type looks like: nothing can be set, neither by a deployment nor by a run. (Prefect takes no
@@ -145,6 +145,14 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
 
     def _emit_flow_run_submitted_event(self, configuration: BaseJobConfiguration) -> None:
         """Send no event."""
+
+    async def get_and_submit_flow_runs(self) -> list[FlowRun]:
+        """See Prefect."""
+        return await patiently(super().get_and_submit_flow_runs)
+
+    async def sync_with_backend(self) -> None:
+        """See Prefect."""
+        await patiently(super().sync_with_backend)
 
     async def run(
         self,

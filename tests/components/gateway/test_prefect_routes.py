@@ -64,7 +64,7 @@ def door(build: Build, prefect: Prefect) -> Gate:
 
 
 @pytest.fixture(scope="module")
-def north(door: Gate) -> Iterator[httpx.Client]:  # type: ignore[override]
+def north(door: Gate) -> Iterator[httpx.Client]:
     """A client with north's credential."""
     with door.http(door.enrol("north")) as client:
         client.base_url = client.base_url.join(PREFIX)
