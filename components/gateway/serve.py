@@ -54,6 +54,8 @@ class GatewayServer(uvicorn.Server):
         """End in order."""
         await self._gateway.close_bells()
         await super().shutdown(sockets)  # type: ignore[arg-type]
+        for connection in list(self.server_state.connections):  # it has waited for them long enough
+            connection.transport.abort()
 
     @property
     def port(self) -> int:

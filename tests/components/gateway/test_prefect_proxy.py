@@ -199,4 +199,4 @@ def test_a_gateway_that_ends_lets_everybody_go(build: Build, upstream: str) -> N
         began = time.monotonic()
         gate.running.stop()
         assert asked.result(10).json() == []
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20, "it waited for as long as a poll is held"
