@@ -22,6 +22,7 @@ from components.errors import StorageError, WardRoundError
 from components.files import storage_errors
 from flows import federation_cli
 from flows import home as homes
+from flows.hospital_cli import hospital_app
 
 # The commands import what they need themselves: `wardround --help` and `wardround check` answer at once,
 # without waiting for torch, MLflow and Prefect.
@@ -75,6 +76,7 @@ app = typer.Typer(
 )
 journal_app = typer.Typer(help="Read the coordinator's or a site's journal.", no_args_is_help=True)
 app.add_typer(journal_app, name="journal")
+app.add_typer(hospital_app, name="hospital")
 
 StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study, a YAML file.", show_default=False)]
 Home = Annotated[

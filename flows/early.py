@@ -98,6 +98,20 @@ def spawn_site_process(count: int, *, clean: bool = False) -> SiteProcess:
     """
     pairs = [socket.socketpair() for _ in range(count)]
     theirs = [pair[1].fileno() for pair in pairs]
+    process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
+        [sys.executable, "-m", "flows.site_process", *map(str, theirs)],
+        stdin=subprocess.PIPE,
+        pass_fds=theirs,
+        process_group=0,
+        env=site_environment(clean=clean),
+    )
+    for pair in pairs:
+        pair[1].close()
+    return SiteProcess(process, [pair[0] for pair in pairs])
+
+
+def site_environment(*, clean: bool) -> dict[str, str]:
+    """Return the environment of a site's process; see `spawn_site_process`."""
     path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     threads = os.environ.get("WARDROUND_THREADS", "1")
     environment = {
@@ -107,16 +121,7 @@ def spawn_site_process(count: int, *, clean: bool = False) -> SiteProcess:
         "PYTHONPATH": path,
     }
     inherited = {name: os.environ[name] for name in CLEAN if name in os.environ} if clean else os.environ
-    process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
-        [sys.executable, "-m", "flows.site_process", *map(str, theirs)],
-        stdin=subprocess.PIPE,
-        pass_fds=theirs,
-        process_group=0,
-        env={**inherited, **environment},
-    )
-    for pair in pairs:
-        pair[1].close()
-    return SiteProcess(process, [pair[0] for pair in pairs])
+    return {**inherited, **environment}
 
 
 def end_site_process(process: subprocess.Popen[bytes]) -> None:

@@ -45,6 +45,7 @@ from components.rounds import Answer, Order, RoundPlan
 from components.study import Study
 from flows.dispatch import PoolDispatcher
 from flows.early import spawn_site_process
+from flows.hospital_route import read_route
 
 
 class Hospital:
@@ -257,4 +258,4 @@ def open_site(folder: str | os.PathLike[str]) -> Hospital:
     path = Path(folder)
     if not (path / "federation.json").exists():
         raise WardRoundError(f"no hospital is enrolled in {path}: run  wardround hospital enroll --token TOKEN")
-    return Hospital(path)
+    return Hospital(path, read_route(path))

@@ -21,6 +21,7 @@ from components.gateway.client import GatewayClient
 from components.governance.identity_files import SiteFolder
 from flows.hospital import open_site
 from flows.hospital_client import connected
+from flows.hospital_route import read_route
 from flows.hospital_worker import HospitalWorker
 
 BEAT_EVERY_S = 5.0
@@ -52,7 +53,7 @@ def run_hospital(folder: Path) -> int:
     beats.start()
     worker = HospitalWorker(work_pool_name=hospital.site, name=hospital.site, create_pool_if_not_found=False)
     worker.work = hospital
-    worker.connect = partial(connected, SiteFolder(folder))
+    worker.connect = partial(connected, SiteFolder(folder), read_route(folder))
     try:
         asyncio.run(_until_told(worker))
     finally:
@@ -75,7 +76,7 @@ async def _until_told(worker: HospitalWorker) -> None:
 
 def _beat(folder: Path, activity: Callable[[], dict[str, Any]], ended: threading.Event) -> None:
     """Say that the hospital is alive, and renew its credential in time; what fails is tried again."""
-    with GatewayClient(SiteFolder(folder)) as client:
+    with GatewayClient(SiteFolder(folder), read_route(folder)) as client:
         while not ended.wait(BEAT_EVERY_S):
             try:
                 client.renew_if_due()

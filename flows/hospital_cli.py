@@ -1,0 +1,200 @@
+"""The commands of a hospital's administrator: ``wardround hospital``."""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from components.errors import RefusedError, WardRoundError
+from components.files import storage_errors
+
+# As in `flows.cli`: the commands import what they need themselves, so that help and enrolment answer at once.
+
+DEFAULT = Path("hospital")
+TEMPLATE = """\
+# Where this hospital's data is, and what may be done with it. Read at every request: no restart is needed.
+data:
+  "*": /data                # folder of the items, for any study; or one line for each:
+  # pneumonia: /data/films  # a study's name and its folder
+policy:
+  studies: ["*"]            # names of the studies that may be trained here; "*" is every one
+  networks: [CNN, DenseNet, ResNet, EfficientNet, ViT]
+  max_epochs: 50            # most local epochs in a round
+  max_steps: 100000         # most optimiser steps in a round, where a study counts steps
+  min_sites: 2              # fewest hospitals in a round: a sum over fewer says too much about each
+"""
+
+hospital_app = typer.Typer(help="Enroll, examine and run a hospital of a federation.", no_args_is_help=True)
+
+Folder = Annotated[
+    Path,
+    typer.Option("--folder", metavar="DIR", envvar="WARDROUND_HOSPITAL", help="The hospital's folder."),
+]
+
+
+@hospital_app.command(
+    epilog="\n\n".join(
+        [
+            "[bold]Examples[/bold]",
+            "wardround hospital enroll --token wr1.eyJh.3f2a.Zk9x",
+            "wardround hospital enroll --token TOKEN --ca proxy.pem --signed",
+        ]
+    )
+)
+def enroll(
+    token: Annotated[
+        str,
+        typer.Option(metavar="TOKEN", envvar="WARDROUND_TOKEN", help="What the operator gave.", show_default=False),
+    ],
+    folder: Folder = DEFAULT,
+    ca: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Authority (PEM) of a proxy of this network that inspects TLS."),
+    ] = None,
+    signed: Annotated[
+        bool,
+        typer.Option("--signed", help="Sign requests: client certificates do not pass this network's proxy."),
+    ] = False,
+) -> None:
+    """Join a federation with the operator's token.
+
+    The keys are made here and stay here; the token is usable once. Nothing listens: all goes out by HTTPS.
+    """
+    from components.gateway.client import enrol
+    from components.governance.identity_files import SiteFolder
+    from flows.hospital_route import given_route, keep_route
+
+    route = given_route(ca, signed=signed)
+    _require_same(token, folder)
+    credential = enrol(token, SiteFolder(folder), route)
+    keep_route(folder, route)
+    typer.echo(
+        f"{credential.site} is enrolled in the federation {credential.federation}; its credential is good until "
+        f"{credential.not_after:%Y-%m-%d} and is renewed by itself while the hospital runs."
+    )
+    settings = folder / "hospital.yaml"
+    if _write_template(settings):
+        typer.echo(f"Now say in {settings} where the data is, then run")
+    else:
+        typer.echo("Now run")
+    option = "" if folder == DEFAULT else f" --folder {shlex.quote(str(folder))}"
+    typer.echo(f"  wardround hospital doctor{option}\n  wardround hospital start{option}")
+
+
+@hospital_app.command(
+    epilog="\n\n".join(["[bold]Examples[/bold]", "wardround hospital start", "wardround hospital start --folder ward"])
+)
+def start(folder: Folder = DEFAULT) -> None:
+    """Work for the federation until Ctrl-C or SIGTERM."""
+    from components.governance.hospital_settings import read_settings
+
+    _require_enrolled(folder)
+    read_settings(folder)
+    _require_credential(folder)
+    from flows.hospital_process import run_hospital  # Prefect
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    raise typer.Exit(run_hospital(folder))
+
+
+@hospital_app.command(
+    epilog="\n\n".join(
+        ["[bold]Examples[/bold]", "wardround hospital doctor", "wardround hospital doctor --study pneumonia.yaml"]
+    )
+)
+def doctor(
+    folder: Folder = DEFAULT,
+    study: Annotated[
+        Path | None, typer.Option(metavar="STUDY", help="Look at this study's data, and estimate a round.")
+    ] = None,
+) -> None:
+    """Examine this hospital, print how to mend what is wrong, and report to the coordinator.
+
+    Passed, the coordinator knows the hospital as ready. The report holds counts, versions and seconds.
+    """
+    from rich.console import Console
+
+    from flows.doctor import examine, print_findings, send_report
+
+    _require_enrolled(folder)
+    console = Console(highlight=False)
+    with console.status("examining this hospital ..."):
+        findings = examine(folder, study)
+    print_findings(console, findings)
+    failed = sum(not finding.passed for finding in findings)
+    try:
+        send_report(folder, findings)
+    except WardRoundError as error:
+        if not failed:
+            raise
+        console.print(f"the report was not sent: {error}", markup=False, soft_wrap=True)
+    if failed:
+        console.print(f"[red]{failed} of {len(findings)} checks failed[/red]: mend them and run the doctor again")
+        raise typer.Exit(1)
+    console.print(f"[green]all {len(findings)} checks passed[/green]: the coordinator knows this hospital as ready")
+    if study is None:
+        console.print("the data was not opened: give a study file with --study to see what is usable for it")
+
+
+@hospital_app.command(
+    epilog="\n\n".join(["[bold]Examples[/bold]", "wardround hospital settings", "wardround hospital settings > s.yaml"])
+)
+def settings(folder: Folder = DEFAULT) -> None:
+    """Print the settings as they count, defaults included."""
+    import yaml
+
+    from components.governance.hospital_settings import read_settings
+
+    typer.echo(yaml.safe_dump(read_settings(folder).model_dump(mode="json"), sort_keys=False), nl=False)
+
+
+def _require_enrolled(folder: Path) -> None:
+    """Refuse a folder in which nobody enrolled."""
+    if not (folder / "federation.json").exists():
+        raise WardRoundError(
+            f"no hospital is enrolled in {folder}: run  wardround hospital enroll --token TOKEN, or name its folder "
+            "with --folder or WARDROUND_HOSPITAL"
+        )
+
+
+def _require_same(token: str, folder: Path) -> None:
+    """Refuse a token that would turn an enrolled hospital's folder into another's."""
+    from components.gateway.tokens import read_token
+    from components.governance.identity_files import SiteFolder
+
+    invitation = read_token(token).invitation
+    if not (folder / "federation.json").exists():
+        return
+    pinned = SiteFolder(folder).read_federation()
+    if (pinned.federation, pinned.site) != (invitation.federation, invitation.site):
+        raise RefusedError(
+            f"{folder} is that of {pinned.site} in the federation {pinned.federation}, and this token is for "
+            f"{invitation.site} in {invitation.federation}: give another folder with --folder"
+        )
+
+
+def _require_credential(folder: Path) -> None:
+    """Refuse to start with a credential that opens no door any more."""
+    from components.governance.credentials import verify_chain
+    from components.governance.identity_files import SiteFolder
+
+    identity = SiteFolder(folder)
+    verify_chain(identity.read_credential().pem, identity.read_federation().ca.encode(), datetime.now(UTC))
+
+
+def _write_template(path: Path) -> bool:
+    """Write settings to be filled in, unless there are some; return whether it was done."""
+    with storage_errors("write", path):
+        try:
+            with path.open("x", encoding="utf-8") as file:
+                file.write(TEMPLATE)
+        except FileExistsError:
+            return False
+        path.chmod(0o600)  # what may be done with the data is the administrator's to say
+    return True
