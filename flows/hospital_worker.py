@@ -12,6 +12,7 @@ It loads without torch: Prefect imports it through the entry point ``prefect.col
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
@@ -23,7 +24,7 @@ from uuid import UUID
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.objects import FlowRun, State, WorkPool
 from prefect.client.schemas.responses import DeploymentResponse
-from prefect.exceptions import Abort
+from prefect.exceptions import Abort, ObjectNotFound
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed, Running
 from prefect.utilities.engine import propose_state
@@ -154,17 +155,24 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
         """See Prefect."""
         await patiently(super().sync_with_backend)
 
+    async def _submit_run(self, flow_run: FlowRun) -> None:
+        """See Prefect; a run is claimed and its work begins at once, without the steps in which others make a job."""
+        deployment = asyncio.ensure_future(self._read_deployment(flow_run))
+        try:
+            if await self._propose_pending_state(flow_run):
+                await self._propose(await self._carry_out(flow_run, deployment), flow_run)
+        except Exception:  # the site's work is in its slot or not; what Prefect holds of it is a view
+            self._logger.exception("A run could not be followed to its end")
+        finally:
+            deployment.cancel()
+            self._submitting_flow_run_ids.discard(flow_run.id)
+            self._release_limit_slot(flow_run.id)
+
     async def run(
-        self,
-        flow_run: FlowRun,
-        configuration: HospitalConfiguration,
-        task_status: Any = None,
+        self, flow_run: FlowRun, configuration: HospitalConfiguration, task_status: Any = None
     ) -> HospitalResult:
         """Do what a run asks for, or refuse it; the run's state says which."""
-        if task_status is not None:
-            task_status.started(str(flow_run.id))
-        state = await self._carry_out(flow_run)
-        await self._propose(state, flow_run)
+        await self._submit_run(flow_run)
         return HospitalResult(identifier=str(flow_run.id), status_code=0)
 
     async def kill_infrastructure(
@@ -172,15 +180,17 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
     ) -> None:
         """Do nothing: a run has no process of its own; the site's work is ended through the gateway."""
 
-    async def _carry_out(self, flow_run: FlowRun) -> State[Any]:
+    async def _carry_out(
+        self, flow_run: FlowRun, deployment: asyncio.Future[DeploymentResponse | None]
+    ) -> State[Any]:
         """Return the state a run ends in."""
         assert self.work is not None  # since setup
         try:
-            request = await self._review(flow_run)
+            request = self._review(flow_run, await deployment)
         except RefusedError as error:
             self.work.refused(str(flow_run.id), str(error))
             return Failed(name="Refused", message=f"refused by {self.work.site}: {error}")
-        await self._propose(Running(), flow_run)
+        running = asyncio.ensure_future(self._propose(Running(), flow_run))
         try:
             return Completed(message=await self.work.carry_out(request))
         except WardRoundError as error:
@@ -188,22 +198,35 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
         except Exception as error:  # its message may hold a path or a patient's name: it stays here
             self._logger.exception("A site's work ended with an error")
             return Failed(message=f"{type(error).__name__}; see the hospital's own log")
+        finally:
+            await running
 
-    async def _review(self, flow_run: FlowRun) -> SiteRequest:
+    def _review(self, flow_run: FlowRun, deployment: DeploymentResponse | None) -> SiteRequest:
         """Return the request of a run, unless anything else comes with it."""
-        assert self.work is not None
+        assert self.work is not None  # since setup
         check_pool(self.work_pool)
-        if flow_run.deployment_id is None:
+        if deployment is None:
             raise RefusedError("the run belongs to no deployment")
-        check_run(flow_run, await self.client.read_deployment(flow_run.deployment_id))
+        check_run(flow_run, deployment)
         return read_request(flow_run.parameters, site=self.work.site)
 
+    async def _read_deployment(self, flow_run: FlowRun) -> DeploymentResponse | None:
+        """Return the deployment a run belongs to, or None."""
+        if flow_run.deployment_id is None:
+            return None
+        try:
+            return await self.client.read_deployment(flow_run.deployment_id)
+        except ObjectNotFound:
+            return None
+
     async def _propose(self, state: State[Any], flow_run: FlowRun) -> None:
-        """Tell Prefect; that it no longer wants to know (a cancelled run) changes nothing here."""
+        """Tell Prefect; that it is away, or no longer wants to know (a cancelled run), changes nothing here."""
         try:
             await propose_state(self.client, state, flow_run_id=flow_run.id)
         except Abort as error:
             self._logger.debug("Prefect did not take a state of run %s: %s", flow_run.id, error)
+        except Exception as error:
+            self._logger.warning("Prefect was not told a state of run %s: %s", flow_run.id, type(error).__name__)
 
 
 def check_pool(pool: WorkPool) -> None:

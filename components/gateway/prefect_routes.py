@@ -2,8 +2,8 @@
 
 A site's work pool has the site's name, and a worker may touch what belongs to that pool: the pool itself, the
 deployments that send work there, and their runs, whose pool is looked up in Prefect each time. Bodies are written
-anew from what was checked: a state is a type, a name and a line of text, never data; a run is given nothing but
-labels and an identifier that the gateway knows itself. So whatever a worker sends, Prefect gets one of a few forms.
+anew from what was checked: a state is a type, a name and a line of text, never data, and nothing else of a run can
+be changed. So whatever a worker sends, Prefect gets one of a few forms.
 
 Everything else that Prefect's server has is denied: logs, events, variables, blocks, artifacts, automations, other
 ways to list or change runs, administration, and its websockets.
@@ -22,7 +22,7 @@ AHEAD_S = 60.0  # longer than a poll is held: work that is ordered meanwhile is 
 HEARTBEAT_S = 30
 MESSAGE_CHARACTERS = 1000
 STATES = frozenset({
-    ("PENDING", "Pending"), ("PENDING", "Submitting"), ("RUNNING", "Running"), ("COMPLETED", "Completed"),
+    ("PENDING", "Pending"), ("RUNNING", "Running"), ("COMPLETED", "Completed"),
     ("FAILED", "Failed"), ("FAILED", "Refused"), ("CRASHED", "Crashed"),
 })  # fmt: skip
 _ENDED = frozenset({"COMPLETED", "FAILED", "CRASHED", "CANCELLED"})
@@ -50,18 +50,6 @@ async def read_deployment(site: str, parts: Mapping[str, str], body: Any, fetch:
     return body is None and await _find("deployments", parts["id"], site, fetch) is not None
 
 
-async def label_run(site: str, parts: Mapping[str, str], body: Any, fetch: Fetch) -> bool:
-    """Let a site mark its own run as taken by its worker."""
-    labels = {"prefect.worker.name": site, "prefect.work-pool.name": site}
-    return await _find("flow_runs", parts["id"], site, fetch) is not None and _rewrite(body, labels)
-
-
-async def name_process(site: str, parts: Mapping[str, str], body: Any, fetch: Fetch) -> bool:
-    """Let a site name what works on its own run; that is the run itself, whatever the worker says."""
-    identifier = {"infrastructure_pid": parts["id"]}
-    return await _find("flow_runs", parts["id"], site, fetch) is not None and _rewrite(body, identifier)
-
-
 async def propose_state(site: str, parts: Mapping[str, str], body: Any, fetch: Fetch) -> bool:
     """Let a site move its own run forward, through the states a worker needs; what has ended stays as it is."""
     run = await _find("flow_runs", parts["id"], site, fetch)
@@ -81,8 +69,6 @@ ROUTES = (
     PrefectRoute("POST", "/work_pools/{name}/get_scheduled_flow_runs", poll, held=True),
     PrefectRoute("POST", "/work_pools/{name}/workers/heartbeat", beat),
     PrefectRoute("GET", "/deployments/{id}", read_deployment),
-    PrefectRoute("PATCH", "/flow_runs/{id}", name_process),
-    PrefectRoute("PATCH", "/flow_runs/{id}/labels", label_run),
     PrefectRoute("POST", "/flow_runs/{id}/set_state", propose_state),
 )
 

@@ -77,8 +77,6 @@ def requests_of(pool: str, deployment: str, run: str) -> dict[str, dict[str, Any
     bodies = {
         "get_scheduled_flow_runs": {"work_queue_names": [], "scheduled_before": "2030-01-01T00:00:00Z"},
         "heartbeat": {"name": "a host's name", "heartbeat_interval_seconds": 30},
-        "{id}": {"infrastructure_pid": "1"},
-        "labels": {"prefect.worker.name": "w"},
         "set_state": {"state": {"type": "PENDING", "name": "Pending"}, "force": False},
     }
     made = {}
@@ -190,17 +188,8 @@ def test_what_has_ended_stays_so(prefect: Prefect, north: httpx.Client) -> None:
     assert prefect.run(run)["state_name"] == "Refused"
 
 
-def test_a_run_and_a_worker_are_told_what_the_gateway_knows(prefect: Prefect, north: httpx.Client) -> None:
-    run = prefect.order("north")
-    more = {"infrastructure_pid": "x", "parameters": {"a": 1}, "tags": ["t"], "name": "n", "job_variables": {"v": 1}}
-    assert north.patch(f"/flow_runs/{run}", json=more).is_success
-    assert north.patch(f"/flow_runs/{run}/labels", json={"prefect.flow.id": "x", "y": "z"}).is_success
+def test_a_worker_has_the_name_of_its_site(prefect: Prefect, north: httpx.Client) -> None:
     assert north.post("/work_pools/north/workers/heartbeat", json={"name": "host", "return_id": True}).is_success
-    found = prefect.run(run)
-    assert (found["infrastructure_pid"], found["tags"], found["job_variables"]) == (run, [], {})
-    assert found["parameters"] == {"request": {"kind": "prepare"}}
-    assert (found["labels"]["prefect.worker.name"], "y" in found["labels"]) == ("north", False)
-    assert found["labels"]["prefect.flow.id"] == found["flow_id"]
     (worker,) = prefect.post("/work_pools/north/workers/filter", {})
     assert (worker["name"], worker["heartbeat_interval_seconds"]) == ("north", HEARTBEAT_S)
 
