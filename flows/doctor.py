@@ -141,9 +141,8 @@ def check_settings(folder: Path) -> Finding:
         settings = read_settings(folder)
         with storage_errors("read", path):
             mode = stat.S_IMODE(path.stat().st_mode)
-    except (WardRoundError, UnicodeDecodeError) as error:
-        said = str(error) if isinstance(error, WardRoundError) else f"{FILE} is not text in UTF-8"
-        return Finding("settings", False, said, f"edit {path}; `wardround hospital settings` prints what counts")
+    except WardRoundError as error:
+        return Finding("settings", False, str(error), f"edit {path}; `wardround hospital settings` prints what counts")
     if mode & 0o022:
         said = f"{FILE} has mode {mode:04o}: other users of this machine may change the policy"
         return Finding("settings", False, said, f"chmod 600 {path}")
@@ -157,10 +156,10 @@ def check_data(folder: Path) -> Finding:
     """Check that every folder of data can be read; that none can be written is advice."""
     try:
         settings = read_settings(folder)
-    except (WardRoundError, UnicodeDecodeError):
+    except WardRoundError:
         return Finding("data", False, "not known before the settings are valid", f"edit {folder / FILE}")
     sources = [part.path for source in settings.sources.values() for part in source.parts]
-    paths = [Path(path).absolute() for path in [*settings.data.values(), *sources]]
+    paths = [Path(path) for path in [*settings.data.values(), *sources]]
     problems = [problem for path in paths if (problem := _unreadable(path))]
     facts = {"places": len(paths), "unreadable": len(problems)}
     if problems:
@@ -312,6 +311,8 @@ def _clocks(health: Health, now: float) -> Finding:
 
 def _unreadable(path: Path) -> str:
     """Return why data cannot be read; empty if it can."""
+    if not path.is_absolute():
+        return f"{path} depends on where a command is run: write the folder in full, from / on"
     try:
         if path.is_dir():
             return "" if any(path.iterdir()) else f"{path} is empty"

@@ -97,9 +97,11 @@ def read_settings(folder: Path) -> HospitalSettings:
         if not path.exists():
             raise StudyError(f"{FILE} is not in the hospital's folder: write where the data is, for example  "
                              "data: {'*': /data}")  # fmt: skip
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes()
     try:
-        return HospitalSettings.model_validate(yaml.safe_load(text) or {})
+        return HospitalSettings.model_validate(yaml.safe_load(text.decode()) or {})
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{FILE} is not text in UTF-8: save it anew in that encoding") from error
     except yaml.YAMLError as error:
         raise StudyError(f"{FILE} is not YAML: {error}") from error
     except ValidationError as error:

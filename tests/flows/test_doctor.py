@@ -2,8 +2,10 @@
 
 import json
 import os
+import shutil
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -215,12 +217,35 @@ def test_data_that_cannot_be_read_is_named(north: Path, tmp_path: Path) -> None:
     assert failed(doctor.check_data(north), "is empty")
 
 
-@pytest.mark.skipif(os.getuid() == 0, reason="nothing is unreadable for root")
-def test_data_without_permission_is_named(north: Path, tmp_path: Path) -> None:
-    (tmp_path / "films").chmod(0)
-    finding = doctor.check_data(north)
-    (tmp_path / "films").chmod(0o700)
-    assert failed(finding, "Permission denied")
+def test_data_without_permission_is_named(tmp_path: Path) -> None:
+    if os.getuid():
+        permission_is_named(tmp_path)
+        return
+    # Nothing is unreadable for root: be nobody meanwhile, where nobody can go.
+    folder = Path(tempfile.mkdtemp())
+    folder.chmod(0o755)
+    os.seteuid(65534)
+    try:
+        permission_is_named(folder, before=lambda: os.seteuid(0), after=lambda: os.seteuid(65534))
+    finally:
+        os.seteuid(0)
+        shutil.rmtree(folder)
+
+
+def permission_is_named(
+    folder: Path, before: Callable[[], None] = lambda: None, after: Callable[[], None] = lambda: None
+) -> None:
+    before()
+    write_settings(folder, write_items(folder / "films"))
+    (folder / "hospital.yaml").chmod(0o644)
+    (folder / "films").chmod(0)
+    after()
+    assert failed(doctor.check_data(folder), "films: Permission denied", "let this user read it")
+
+
+def test_a_folder_that_depends_on_where_one_is_is_refused(north: Path) -> None:
+    write_settings(north, Path("films"))
+    assert failed(doctor.check_data(north), "films depends on where", "in full")
 
 
 def test_a_state_that_cannot_be_written_or_that_others_can_is_refused(north: Path) -> None:
