@@ -34,8 +34,13 @@ Hospital = Annotated[str, typer.Argument(metavar="NAME", help="Name of the hospi
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command in (up, down, train, status):
-        app.command()(command)
+    for command, examples in (
+        (up, "wardround up studies/pneumonia.yaml"),
+        (down, "wardround down"),
+        (train, "wardround train studies/pneumonia.yaml --rounds 3"),
+        (status, "wardround status"),
+    ):
+        app.command(epilog=f"[bold]Examples[/bold]\n\n{examples}")(command)
     app.add_typer(coordinator_app, name="coordinator")
 
 
@@ -107,7 +112,43 @@ def status(folder: Folder = None, home: Home = None) -> None:
     console.print(table if table.row_count else "no hospital yet: wardround coordinator invite NAME")
 
 
-@coordinator_app.command()
+@coordinator_app.command(
+    epilog="[bold]Examples[/bold]\n\nwardround coordinator init --federation chest --name gateway.example.org"
+)
+def init(
+    federation: Annotated[str, typer.Option(metavar="NAME", help="Identifier of the federation.", show_default=False)],
+    name: Annotated[
+        list[str], typer.Option(metavar="HOST", help="Name or address hospitals reach it by.", show_default=False)
+    ],
+    port: Annotated[int, typer.Option(metavar="PORT", help="Where the gateway listens.")] = 8443,
+    prefect_url: Annotated[
+        str, typer.Option(metavar="URL", help="Prefect's API, inside.")
+    ] = "http://127.0.0.1:4200/api",
+    database: Annotated[
+        str | None, typer.Option(metavar="URL", help="The gateway's database (default: a file in the folder).")
+    ] = None,
+    folder: Folder = None,
+    home: Home = None,
+) -> None:
+    """Make a coordinator's folder: authority, certificates, keys, and what the gateway is started with.
+
+    Run again, it keeps the keys and writes the settings anew.
+    """
+    from flows import coordinator
+
+    chosen = (folder or homes.home_folder(home) / "federation").absolute()
+    chosen.mkdir(parents=True, exist_ok=True)
+    config = coordinator.CoordinatorConfig(
+        federation=federation,
+        address=f"https://{name[0]}:{port}",
+        database=database or f"sqlite:///{chosen / 'gateway.db'}",
+        prefect_url=prefect_url,
+    )
+    coordinator.init_coordinator(chosen, config, names=name, port=port)
+    typer.echo(f"made {chosen}; start the gateway:  python -m components.gateway.serve {chosen / 'gateway.json'}")
+
+
+@coordinator_app.command(epilog="[bold]Examples[/bold]\n\nwardround coordinator invite north")
 def invite(name: Hospital, folder: Folder = None, home: Home = None) -> None:
     """Print a token with which a hospital enrols, once."""
     from flows import coordinator
@@ -115,7 +156,7 @@ def invite(name: Hospital, folder: Folder = None, home: Home = None) -> None:
     typer.echo(coordinator.invite(folder or homes.home_folder(home) / "federation", name))
 
 
-@coordinator_app.command()
+@coordinator_app.command(epilog="[bold]Examples[/bold]\n\nwardround coordinator revoke north")
 def revoke(name: Hospital, folder: Folder = None, home: Home = None) -> None:
     """Shut a hospital out at once: its credential, its tokens and its open slots end."""
     from components.errors import RefusedError

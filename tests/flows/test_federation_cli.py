@@ -1,0 +1,47 @@
+"""The operator's commands, as they are typed."""
+
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from components.gateway.tokens import read_token
+from tests.command_line import Run
+
+INIT = ("coordinator", "init", "--federation", "chest", "--name", "gateway.example.org", "--port", "8443")
+
+
+def test_a_coordinator_s_folder_has_secrets_that_only_its_owner_reads(wardround: Run, tmp_path: Path) -> None:
+    assert wardround(*INIT, "--folder", str(tmp_path / "c")).code == 0
+    secrets = tmp_path / "c" / "secrets"
+    keys = sorted(path.name for path in secrets.glob("*.key"))
+    assert keys == ["ca.key", "gateway.key", "sealing.key", "signing.key"]
+    assert {stat.S_IMODE((secrets / key).stat().st_mode) for key in keys} == {0o600}
+
+
+def test_made_again_it_keeps_its_keys(wardround: Run, tmp_path: Path) -> None:
+    files = tmp_path / "c" / "secrets"
+    wardround(*INIT, "--folder", str(tmp_path / "c"))
+    before = {path.name: path.read_bytes() for path in files.iterdir()}
+    wardround(*INIT, "--prefect-url", "http://127.0.0.1:4300/api", "--folder", str(tmp_path / "c"))
+    assert {path.name: path.read_bytes() for path in files.iterdir()} == before
+    assert "4300" in (tmp_path / "c" / "gateway.json").read_text()
+
+
+def test_an_invitation_names_gateway_federation_and_hospital(wardround: Run, tmp_path: Path) -> None:
+    wardround(*INIT, "--folder", str(tmp_path / "c"))
+    said = wardround("coordinator", "invite", "north", "--folder", str(tmp_path / "c")).out
+    invitation = read_token(said).invitation
+    assert (invitation.gateway, invitation.federation, invitation.site) == (
+        "https://gateway.example.org:8443", "chest", "north",
+    )  # fmt: skip
+    assert "north" in wardround("status", "--folder", str(tmp_path / "c")).out
+
+
+def test_mistakes_get_one_message_that_says_what_to_do(wardround: Run, tmp_path: Path) -> None:
+    wardround(*INIT, "--folder", str(tmp_path / "c"))
+    nobody = wardround("coordinator", "revoke", "south", "--folder", str(tmp_path / "c"))
+    nowhere = wardround("status", "--folder", str(tmp_path / "none"))
+    assert (nobody.code, "wardround status lists them" in nobody.err) == (4, True)
+    assert (nowhere.code, "wardround coordinator init" in " ".join(nowhere.err.split())) == (6, True)
+    assert "nothing was up" in wardround("down").out
