@@ -4,7 +4,8 @@
 
     <folder>/coordinator.json     what follows, as `CoordinatorConfig`
     <folder>/secrets/             keys and certificates (`components.governance.identity_files`)
-    <folder>/exchange/            weights, sealed and opened updates; the gateway writes ``sealed``
+    <folder>/exchange/            granted weights and sealed updates: the gateway reads the ones, writes the others
+    <folder>/stores/<study>/      a study's weights and opened updates
     <folder>/gateway.json         what a gateway is started with
 """
 
@@ -58,19 +59,23 @@ class CoordinatorSide:
         secrets: What it signs and opens with.
         sites: The sites, as the gateway knows them.
         grants: What the gateway lets them do.
-        exchange: Root of the exchange, which the gateway shares.
+        folder: The coordinator's folder.
     """
 
     federation: str
     secrets: CoordinatorSecrets
     sites: Sites
     grants: Grants
-    exchange: Path
+    folder: Path
 
     @property
-    def store(self) -> FolderStore:
-        """The exchange's weights and opened updates."""
-        return FolderStore(self.exchange)
+    def exchange(self) -> Path:
+        """What the gateway shares: ``objects`` that hospitals may read, ``sealed`` that they write."""
+        return self.folder / "exchange"
+
+    def store(self, study: str) -> FolderStore:
+        """Return a study's own weights and opened updates, which the gateway does not see."""
+        return FolderStore(self.folder / "stores" / study)
 
     @property
     def sealed(self) -> SealedSlots:
@@ -157,7 +162,7 @@ def open_side(folder: Path) -> CoordinatorSide:
         secrets=CoordinatorFolder(folder).read(),
         sites=Sites(database),
         grants=Grants(database),
-        exchange=folder / "exchange",
+        folder=folder,
     )
 
 

@@ -61,9 +61,8 @@ def run_federated(
         asyncio.run(ensure_pools(names))
         dispatcher = RemoteDispatcher(study, side, f"prepare-{secrets.token_hex(8)}", local)
         stack.callback(dispatcher.close)
-        parts = Parts(
-            study, home, home / "trainings" / study.study, side.exchange, journal, dispatcher, recorder, watcher
-        )
+        store = side.store(study.study).root
+        parts = Parts(study, home, home / "trainings" / study.study, store, journal, dispatcher, recorder, watcher)
         opening = Opening(dispatcher.initialise(study), {name: dispatcher.prepare(name) for name in names}, None)
         return train_with(parts, opening, EarlyStart(prefect, lambda: None, None), fresh=fresh)
 
@@ -97,4 +96,6 @@ def _builder(study: Study, folder: Path, side: CoordinatorSide) -> SiteSetting:
     """Return the setting of the process that builds and exports the network here; its data is never opened."""
     part = SourcePart(site=COORDINATOR, kind="folder", path=str(folder / "none"))
     source = SiteSource(name=COORDINATOR, parts=[part])
-    return SiteSetting(study=study, source=source, state=str(folder / "builder"), store=str(side.exchange))
+    return SiteSetting(
+        study=study, source=source, state=str(folder / "builder"), store=str(side.store(study.study).root)
+    )

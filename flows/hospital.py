@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -46,6 +47,8 @@ from components.study import Study
 from flows.dispatch import PoolDispatcher
 from flows.early import spawn_site_process
 from flows.hospital_route import read_route
+
+KEPT = 4  # weights that stay: of the round in work, and of the one before
 
 
 class Hospital:
@@ -139,7 +142,18 @@ class Hospital:
             self._sealed_file(order).unlink()
         self._journal.append("answer_delivered", training=order.plan.training, round=order.plan.round,
                              kind=slot.kind, status=answer.status, nonce=order.nonce)  # fmt: skip
+        self._tidy(request.study, order)
         return f"{answer.status}{': ' + answer.reason if answer.reason else ''}"
+
+    def _tidy(self, study: Study, order: Order) -> None:
+        """Drop weights and updates of rounds that are over."""
+        exchange = self._exchange(study)
+        weights = sorted((exchange / "objects").glob("*.safetensors"), key=lambda path: path.stat().st_mtime)
+        for path in weights[:-KEPT]:
+            path.unlink(missing_ok=True)
+        for path in (exchange / "slots" / order.plan.training).glob("*"):
+            if path.name.isdigit() and int(path.name) < order.plan.round:
+                shutil.rmtree(path, ignore_errors=True)
 
     def _review(self, request: SiteRequest) -> Order:
         """Return the order of a request, after everything that can be checked without data was checked."""

@@ -180,9 +180,7 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
     ) -> None:
         """Do nothing: a run has no process of its own; the site's work is ended through the gateway."""
 
-    async def _carry_out(
-        self, flow_run: FlowRun, deployment: asyncio.Future[DeploymentResponse | None]
-    ) -> State[Any]:
+    async def _carry_out(self, flow_run: FlowRun, deployment: asyncio.Future[DeploymentResponse | None]) -> State[Any]:
         """Return the state a run ends in."""
         assert self.work is not None  # since setup
         try:

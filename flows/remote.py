@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Coroutine, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ from components.exchange.site_request import (
     verify_prepared,
 )
 from components.federation import slot_of
+from components.files import make_folder
 from components.gateway.records import SlotKey
 from components.governance.architecture import architecture_digest
 from components.rounds import Answer, Order
@@ -50,6 +52,7 @@ FLOWS = {"prepare": "site-preparation", "train": "site-training", "evaluate": "s
 LOOK_EVERY_S = 0.03
 ASK_PREFECT_EVERY_S = 1.0
 GRACE_S = 3.0  # after a run has ended without an answer, for the answer that is still on its way
+PUBLISHED = 4  # weights that hospitals may read at a time: of the round in work, and of the one before
 HEADER_BYTES = 1 << 20  # of an update, beyond the weights it began with
 
 
@@ -86,6 +89,8 @@ class RemoteDispatcher:
 
     def __init__(self, study: Study, side: CoordinatorSide, training: str, local: Dispatcher) -> None:
         self._study, self._side, self._training, self._local = study, side, training, local
+        self._store = side.store(study.study)
+        self._published: list[str] = []
         self._board, self._closed = _Board(), threading.Event()
         self._plans: dict[str, Signed] = {}
         self._threads = ThreadPoolExecutor(8, thread_name_prefix="orders")
@@ -115,7 +120,7 @@ class RemoteDispatcher:
 
     def submit(self, order: Order) -> Future[Answer]:
         """See `components.dispatch.Dispatcher`."""
-        self._side.grants.allow(order.weights_digest, [order.site])
+        self._publish(order.weights_digest, order.site)
         signed = SignedOrder(federation=self._side.federation, order=order)
         request = SiteRequest(
             kind=order.kind,
@@ -140,7 +145,26 @@ class RemoteDispatcher:
             self._board.waiting.clear()
         for item in waiting:
             _fail(item.future, WardRoundError("the training was ended here"))
+        while self._published:
+            self._withdraw(self._published.pop())
         self._local.close()
+
+    def _publish(self, digest: str, site: str) -> None:
+        """Let a site read weights; those of rounds that are over are withdrawn."""
+        shared = self._side.exchange / "objects" / f"{digest}.safetensors"
+        make_folder(shared.parent)
+        with suppress(FileExistsError):
+            shared.hardlink_to(self._store.path(digest))
+        self._side.grants.allow(digest, [site])
+        if digest not in self._published:
+            self._published.append(digest)
+            while len(self._published) > PUBLISHED:
+                self._withdraw(self._published.pop(0))
+
+    def _withdraw(self, digest: str) -> None:
+        """Let nobody read weights any more."""
+        self._side.grants.forbid(digest)
+        (self._side.exchange / "objects" / f"{digest}.safetensors").unlink(missing_ok=True)
 
     def _signed_plan(self, order: Order) -> Signed:
         """Return the plan as every site of the round gets it: the same bytes."""
@@ -157,7 +181,7 @@ class RemoteDispatcher:
 
     def _most_bytes(self, order: Order) -> int:
         """Return the largest update that is taken: the weights it begins with, and room for a header."""
-        return self._side.store.path(order.plan.base_digest).stat().st_size + HEADER_BYTES
+        return self._store.path(order.plan.base_digest).stat().st_size + HEADER_BYTES
 
     def _send(self, item: _Waiting, *, max_bytes: int) -> Future[Any]:
         """Open the slot, make the run and wake the site; what lies in the slot already is taken at once."""
@@ -222,6 +246,7 @@ class RemoteDispatcher:
             self._give_up(item, error)
             return
         self._settle(item)
+        self._side.sealed.discard(item.slot)  # what it held is in the store, or in the journal
         if not item.future.cancelled():
             item.future.set_result(result)
 
@@ -237,14 +262,13 @@ class RemoteDispatcher:
         return envelope.answer
 
     def _open_update(self, order: Order, slot: SlotKey, answer: Answer) -> None:
-        """Open a sealed update into the store's slot, and delete the sealed one."""
+        """Open a sealed update into the store's slot."""
         assert answer.update is not None  # the caller's check
         place = slot_of(order.plan, order.site)
-        store = self._side.store
-        target = store.update_path(place, answer.update.file_sha256)
+        target = self._store.update_path(place, answer.update.file_sha256)
         context = update_context(self._side.federation, order)
         open_file(self._side.sealed.payload(slot), target, self._side.secrets.sealing, context, self._most_bytes(order))
-        store.submit(place, answer)
+        self._store.submit(place, answer)
 
     def _look_at_runs(self, waiting: Sequence[_Waiting]) -> None:
         """Give up on work whose run has ended without an answer."""
@@ -270,8 +294,6 @@ class RemoteDispatcher:
         with self._board.lock:
             self._board.waiting.pop(item.slot, None)
         self._side.grants.close_slot(item.slot)
-        if item.slot.kind != "train":  # nothing asks for it again
-            self._side.sealed.discard(item.slot)
 
 
 async def ensure_pools(sites: Sequence[str]) -> None:

@@ -108,10 +108,13 @@ def test_every_order_and_answer_is_in_the_hospitals_own_journal(federation: Fede
         assert [e.data["plan"]["round"] for e in entries if e.event == "plan_accepted"] == [1, 2]
 
 
-def test_updates_lie_sealed_behind_the_gateway_and_nothing_plain_leaves(federation: Federation) -> None:
-    sealed = sorted((federation.home / "federation" / "exchange" / "sealed").rglob("payload"))
-    assert all(path.read_bytes()[:6] == b"WRSEAL" for path in sealed if path.stat().st_size)
-    assert not list((federation.home / "federation" / "hospitals").rglob("*.sealed"))
+def test_nothing_is_left_behind_the_gateway_or_on_its_way(federation: Federation) -> None:
+    exchange = federation.home / "federation" / "exchange"
+    assert [path for path in exchange.rglob("*") if path.is_file()] == []
+    for site in SITES:
+        assert list((federation.hospital(site) / "outgoing").iterdir()) == []
+        kept = list((federation.hospital(site) / "exchange" / STUDY / "objects").glob("*.safetensors"))
+        assert 1 <= len(kept) <= 4
 
 
 def test_prefect_shows_a_pool_and_the_runs_of_each_hospital(federation: Federation) -> None:
