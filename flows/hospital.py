@@ -36,7 +36,7 @@ from components.exchange.signed import (
 from components.exchange.signing import Signed
 from components.exchange.site_request import Prepared, SiteRequest, sign_prepared, verify_call
 from components.gateway.client import GatewayClient
-from components.gateway.records import SlotKey
+from components.gateway.records import SlotKey, slot_of_order
 from components.gateway.transport import Route
 from components.governance.architecture import architecture_digest
 from components.governance.hospital_settings import read_settings, review_roster, review_study
@@ -254,13 +254,6 @@ class Hospital:
 
     def _exchange(self, study: Study) -> Path:
         return self._folder / "exchange" / study.study
-
-
-def slot_of_order(order: Order) -> SlotKey:
-    """Return the slot that the answer to an order goes into."""
-    kind = "train" if order.kind == "train" else order.split
-    plan = order.plan
-    return SlotKey(training=plan.training, round=plan.round, attempt=plan.attempt, kind=kind, site=order.site)
 
 
 def open_site(folder: str | os.PathLike[str]) -> Hospital:

@@ -23,7 +23,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.deployments import arun_deployment
 from prefect.exceptions import ObjectAlreadyExists
 
@@ -41,7 +41,7 @@ from components.exchange.site_request import (
 )
 from components.federation import slot_of
 from components.files import make_folder
-from components.gateway.records import SlotKey
+from components.gateway.records import SlotKey, slot_of_order
 from components.governance.architecture import architecture_digest
 from components.rounds import Answer, Order
 from components.study import Study
@@ -130,9 +130,7 @@ class RemoteDispatcher:
             call=sign_order(signed, self._side.secrets.signing),
             plan=self._signed_plan(order),
         )
-        kind = "train" if order.kind == "train" else order.split
-        plan = order.plan
-        slot = SlotKey(training=plan.training, round=plan.round, attempt=plan.attempt, kind=kind, site=order.site)
+        slot = slot_of_order(order)
         most = self._most_bytes(order) if order.kind == "train" else 1
         return self._send(_Waiting(slot, request, order, None, Future()), max_bytes=sealed_size(most))
 
@@ -210,18 +208,22 @@ class RemoteDispatcher:
         done.add_done_callback(settle)
 
     async def _order(self, item: _Waiting) -> None:
-        """Make the run of a piece of work; asked for twice, it is made once."""
+        """Make the run of a piece of work; asked for twice, it is made once, unless the first one failed."""
         parameters = request_parameters(item.request)
         text = json.dumps(parameters, sort_keys=True)
-        run = await arun_deployment(
-            f"{FLOWS[item.request.kind]}/{item.slot.site}",
-            parameters=parameters,
-            flow_run_name=_run_name(item),
-            timeout=0,
-            idempotency_key=f"{item.slot.folder.as_posix()}/{hashlib.sha256(text.encode()).hexdigest()[:32]}",
-        )
+        key = f"{item.slot.folder.as_posix()}/{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        run = await self._run(item, parameters, key)
+        if run.state is not None and run.state.is_final():
+            run = await self._run(item, parameters, f"{key}/{secrets.token_hex(4)}")
         item.run = run.id
         await asyncio.to_thread(self._side.grants.ring, item.slot.site)
+
+    async def _run(self, item: _Waiting, parameters: dict[str, Any], key: str) -> FlowRun:
+        """Make a run in the site's pool, or return the one of this key."""
+        deployment = f"{FLOWS[item.request.kind]}/{item.slot.site}"
+        return await arun_deployment(
+            deployment, parameters=parameters, flow_run_name=_run_name(item), timeout=0, idempotency_key=key
+        )
 
     def _watch(self) -> None:
         """Take answers as they come, and ask Prefect now and then about those that do not."""

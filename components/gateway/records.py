@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from components.rounds import Order
+
 # The same patterns as `components.rounds` has.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -38,6 +40,12 @@ class SlotKey(Record):
     def folder(self) -> Path:
         """Path below the folder of the slots."""
         return Path(self.training, str(self.round), str(self.attempt), self.kind, self.site)
+
+
+def slot_of_order(order: Order) -> SlotKey:
+    """Return the slot that the answer to an order goes into."""
+    plan, kind = order.plan, "train" if order.kind == "train" else order.split
+    return SlotKey(training=plan.training, round=plan.round, attempt=plan.attempt, kind=kind, site=order.site)
 
 
 class Peer(Record):
