@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 
 from components.dispatch import InitialModel, OrderDispatcher
@@ -59,7 +60,10 @@ def compare_models(contest: Contest, kinds: Sequence[str]) -> dict[str, TestSums
     if "local" in kinds:
         homes |= {f"local:{site}": site for site in contest.sites}
     with ThreadPoolExecutor(len(homes)) as threads:
-        running = {model: threads.submit(_train_and_test, contest, site) for model, site in homes.items()}
+        # Each with the caller's context: what the dispatcher finds there (a server's address) counts here too.
+        running = {
+            model: threads.submit(copy_context().run, _train_and_test, contest, site) for model, site in homes.items()
+        }
         return {model: future.result() for model, future in running.items()}
 
 
