@@ -2,16 +2,13 @@
 
 VENV ?= .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || echo python3)
-# Address of a package index with builds of torch for your machine, for example PyTorch's own index of CPU
-# builds: the default index's build for Linux brings several GB of CUDA.
-TORCH_INDEX ?=
 # Processes that tests run in, side by side.
 JOBS ?= 2
 
 BIN := $(VENV)/bin
+# Where packages come from is pip's own setting (its configuration, or its variables in the environment).
 # --no-build-isolation: setuptools is in the environment already, so nothing is fetched to build with.
-PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt \
-	$(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+PIP_INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 USE := $(VENV)/.stamp-use
 DEV := $(VENV)/.stamp-dev
