@@ -98,3 +98,10 @@ class SiteError(WardRoundError):
         self.site = site
         self.round_number = round_number
         self.stage = stage
+
+
+def fit_to_leave(error: BaseException) -> str:
+    """Return what of an error may leave a hospital: our own reasons, and of anything else only its kind."""
+    if isinstance(error, RefusedError | DataError):
+        return str(error)
+    return f"{type(error).__name__}; see the hospital's own log"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 from contextlib import ExitStack
@@ -55,11 +54,11 @@ def run_federated(
         stack.callback(local.close)
         recorder = stack.enter_context(open_recorder(study, home))
         import_flows(prefect)
-        from flows.remote import RemoteDispatcher, ensure_pools  # Prefect, once its settings are known
+        from flows.remote import RemoteDispatcher  # Prefect, once its settings are known
+        from flows.site_runs import SiteRuns
 
         interrupted.check()
-        asyncio.run(ensure_pools(names))
-        dispatcher = RemoteDispatcher(study, side, f"prepare-{secrets.token_hex(8)}", local)
+        dispatcher = RemoteDispatcher(study, side, f"prepare-{secrets.token_hex(8)}", local, SiteRuns())
         stack.callback(dispatcher.close)
         store = side.store(study.study).root
         parts = Parts(study, home, home / "trainings" / study.study, store, journal, dispatcher, recorder, watcher)

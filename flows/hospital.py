@@ -10,49 +10,50 @@ address: it reads the fetched weights from a folder and writes its update into o
     <folder>/journal.jsonl                                          what was asked, refused and delivered
     <folder>/studies/<study>/                                       data cache, quarantine list, the site's journal
     <folder>/exchange/<study>/                                      fetched weights, and updates until delivered
+    <folder>/outgoing/                                              sealed updates until delivered
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import logging
 import os
 import shutil
 import time
-from contextlib import suppress
+from collections import OrderedDict
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Any
 
 from components.dispatch import Preparation, SiteSetting
-from components.errors import RefusedError, WardRoundError
-from components.exchange.sealing import SealedFile, seal_file
-from components.exchange.signed import (
-    UpdateEnvelope,
-    require_newer,
-    sign_update,
-    update_context,
-    verify_order,
-    verify_plan,
-)
-from components.exchange.signing import Signed
-from components.exchange.site_request import Prepared, SiteRequest, sign_prepared, verify_call
+from components.errors import RefusedError, WardRoundError, fit_to_leave
+from components.exchange.signed import claimed_order
+from components.exchange.site_request import SiteRequest, claimed_call, parse_request, request_text
 from components.gateway.client import GatewayClient
-from components.gateway.records import SlotKey, slot_of_order
+from components.gateway.records import WorkItem
 from components.gateway.transport import Route
-from components.governance.architecture import architecture_digest
-from components.governance.hospital_settings import read_settings, review_roster, review_study
+from components.governance.hospital_settings import read_settings
 from components.governance.identity_files import SiteFolder
 from components.journal import Journal
-from components.rounds import Answer, Order, RoundPlan
+from components.rounds import Answer, Order
 from components.study import Study
 from flows.dispatch import PoolDispatcher
 from flows.early import spawn_site_process
+from flows.hospital_outbox import Outbox
+from flows.hospital_review import Review
 from flows.hospital_route import read_route
 
 KEPT = 4  # weights that stay: of the round in work, and of the one before
+REMEMBERED = 64  # requests that were dealt with
+log = logging.getLogger("wardround.hospital")
 
 
 class Hospital:
-    """One enrolled site; the work that a `flows.hospital_worker.HospitalWorker` works for.
+    """One enrolled site.
+
+    What it is asked reaches it twice: in the gateway's list of work, which is rung for and brings it at once, and
+    as a run in its pool of Prefect's, which shows it. Whichever comes first begins the work; the other finds it.
 
     Args:
         folder: The hospital's folder.
@@ -67,11 +68,14 @@ class Hospital:
     def __init__(self, folder: Path, route: Route | None = None) -> None:
         self._folder = folder
         identity = SiteFolder(folder)
-        self._keys = identity.read_keys()
         self._client = GatewayClient(identity, route)
+        self._outbox = Outbox(folder / "outgoing", self._client, identity.read_keys())
         self._journal = Journal.open(folder / "journal.jsonl")
+        self._review = Review(folder, self._journal)
         self._warm: dict[str, PoolDispatcher] = {}
         self._turn = asyncio.Lock()
+        self._works: OrderedDict[str, asyncio.Task[str]] = OrderedDict()
+        self._listed: set[str] = set()  # of the works, those that the gateway's list asked for
         self._activity: dict[str, Any] = {"state": "idle"}
 
     def activity(self) -> dict[str, Any]:
@@ -83,28 +87,47 @@ class Hospital:
         """Name of the site."""
         return self._client.pinned.site
 
+    def take(self, items: Sequence[WorkItem]) -> None:
+        """Begin what the gateway lists, and end what it listed before and does not any more."""
+        wanted = set()
+        for item in items:
+            try:
+                request = parse_request(item.request, site=self.site)
+            except RefusedError as error:
+                self.refused(item.slot.folder.as_posix(), str(error))
+                continue
+            key = _key(request)
+            wanted.add(key)
+            if key not in self._works:
+                self._begin(key, self._answer(key, request))
+        for key in self._listed - wanted:
+            work = self._works.get(key)
+            if work is not None and not work.done():
+                self._journal.append("work_withdrawn", request=key)
+                work.cancel()
+        self._listed = wanted
+
     async def carry_out(self, request: SiteRequest) -> str:
-        """Do what is asked and deliver it; one request at a time.
+        """Do what is asked and deliver it, or wait until it is done.
 
         Returns:
             One line for the coordinator.
 
         Raises:
             RefusedError: If the hospital does not do it; the reason is fit to leave.
-            WardRoundError: If it could not be delivered.
+            WardRoundError: If it could not be done or delivered.
         """
-        async with self._turn:
-            self._activity = {"state": request.kind, "training": request.training, "since": time.time()}
-            try:
-                return await (self._prepare(request) if request.kind == "prepare" else self._work(request))
-            except RefusedError as error:
-                self._journal.append("request_refused", kind=request.kind, training=request.training, reason=str(error))
+        key = _key(request)
+        work = self._works.get(key) or self._begin(key, self._do(request))
+        try:
+            return await asyncio.shield(work)
+        except asyncio.CancelledError:
+            if not work.cancelled():
                 raise
-            finally:
-                self._activity = {"state": "idle"}
+            raise RefusedError("it was withdrawn") from None
 
     def refused(self, run: str, reason: str) -> None:
-        """Record that a run was refused before it was a request."""
+        """Record that something was refused before it was a request."""
         self._journal.append("run_refused", run=run, reason=reason)
 
     def close(self) -> None:
@@ -115,35 +138,98 @@ class Hospital:
         self._client.close()
         self._journal.close()
 
+    def _begin(self, key: str, work: Coroutine[Any, Any, str]) -> asyncio.Task[str]:
+        """Begin a piece of work, and forget those that were dealt with long ago."""
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(_note)
+        self._works[key] = task
+        for old in [old for old, done in self._works.items() if done.done()][:-REMEMBERED]:
+            del self._works[old]
+        return task
+
+    async def _answer(self, key: str, request: SiteRequest) -> str:
+        """Do what the gateway's list asks for; that it is not done, and why, is an answer as well.
+
+        What could not be answered at all is begun again the next time it is listed.
+        """
+        try:
+            return await self._do(request)
+        except asyncio.CancelledError:
+            raise
+        except Exception as error:
+            if not isinstance(error, WardRoundError):
+                log.exception("a site's work ended with an error")
+            reason = fit_to_leave(error)
+            try:
+                await self._say_no(request, reason, refused=isinstance(error, RefusedError))
+            except WardRoundError as undelivered:
+                log.warning("nobody takes the answer that something was not done: %s", undelivered)
+                self._works.pop(key, None)
+            return f"not done: {reason}"
+
+    async def _do(self, request: SiteRequest) -> str:
+        """Do what is asked and deliver it; one request at a time."""
+        async with self._turn:
+            self._activity = {"state": request.kind, "training": request.training, "since": time.time()}
+            try:
+                return await (self._prepare(request) if request.kind == "prepare" else self._work(request))
+            except RefusedError as error:
+                self._journal.append("request_refused", kind=request.kind, training=request.training, reason=str(error))
+                raise
+            except asyncio.CancelledError:
+                self._end_process(request.study)
+                raise
+            finally:
+                self._activity = {"state": "idle"}
+
+    async def _say_no(self, request: SiteRequest, reason: str, *, refused: bool) -> None:
+        """Deliver that a request is not carried out; it may be one that nobody signed, and then names nothing open."""
+        if request.kind == "prepare":
+            call = claimed_call(request)
+            if call is not None:
+                await self._outbox.deliver_preparation(call, Preparation(site=self.site, ready=False, reason=reason))
+            return
+        order = claimed_order(request.call)
+        if order is not None:
+            answer = Answer(
+                kind=order.kind, site=self.site, round=order.plan.round, nonce=order.nonce,
+                status="refused" if refused else "failed", stage="review" if refused else order.kind, reason=reason,
+            )  # fmt: skip
+            await self._outbox.deliver_answer(order, answer, None)
+
     async def _prepare(self, request: SiteRequest) -> str:
         """Open the data and deliver what was found."""
-        pinned, study = self._client.pinned, request.study
-        call = verify_call(request, pinned.coordinator.keys.signing, federation=pinned.federation)
-        review_study(read_settings(self._folder).policy, study)
-        found = await self._open(study)
-        prepared = Prepared(
-            federation=pinned.federation, training=call.training, site=self.site, call=call, preparation=found
-        )
-        slot = SlotKey(training=call.training, round=1, attempt=1, kind="prepare", site=self.site)
-        await self._deliver(slot, None, sign_prepared(prepared, self._keys.signing))
+        call = self._review.call(request, self._client.pinned)
+        found = await asyncio.wrap_future(self._process(request.study).prepare(self.site))
+        await self._outbox.deliver_preparation(call, found)
         self._journal.append("preparation_delivered", training=call.training, ready=found.ready, reason=found.reason)
         return f"ready: {found.items.usable} items" if found.items else f"not ready: {found.reason}"
 
     async def _work(self, request: SiteRequest) -> str:
         """Do an order, and deliver its answer and update."""
-        order = self._review(request)
-        await asyncio.to_thread(self._fetch, request.study, order.weights_digest)
-        answer = await asyncio.wrap_future((await self._process(request.study)).submit(order))
-        sealed = await asyncio.to_thread(self._seal, request.study, order, answer)
-        envelope = self._envelope(order, answer, sealed)
-        slot = slot_of_order(order)
-        await self._deliver(slot, self._sealed_file(order) if sealed else None, envelope)
-        with suppress(FileNotFoundError):
-            self._sealed_file(order).unlink()
+        study, order = request.study, self._review.order(request, self._client.pinned)
+        await asyncio.to_thread(self._fetch, study, order.weights_digest)
+        answer = await asyncio.wrap_future(self._process(study).submit(order))
+        await self._outbox.deliver_answer(order, answer, self._update(study, order, answer))
         self._journal.append("answer_delivered", training=order.plan.training, round=order.plan.round,
-                             kind=slot.kind, status=answer.status, nonce=order.nonce)  # fmt: skip
-        self._tidy(request.study, order)
+                             kind=request.kind if request.kind == "train" else order.split, status=answer.status,
+                             nonce=order.nonce)  # fmt: skip
+        self._tidy(study, order)
         return f"{answer.status}{': ' + answer.reason if answer.reason else ''}"
+
+    def _fetch(self, study: Study, digest: str) -> None:
+        """Bring weights into the study's exchange, unless they are there."""
+        target = self._exchange(study) / "objects" / f"{digest}.safetensors"
+        if not target.exists():
+            self._client.fetch_object(digest, target)
+
+    def _update(self, study: Study, order: Order, answer: Answer) -> Path | None:
+        """Return where the site's process put the update that an answer names."""
+        if answer.update is None:
+            return None
+        plan, name = order.plan, f"{answer.update.file_sha256}.safetensors"
+        slot = self._exchange(study) / "slots" / plan.training / str(plan.round) / str(plan.attempt) / self.site
+        return slot / name
 
     def _tidy(self, study: Study, order: Order) -> None:
         """Drop weights and updates of rounds that are over."""
@@ -155,91 +241,7 @@ class Hospital:
             if path.name.isdigit() and int(path.name) < order.plan.round:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _review(self, request: SiteRequest) -> Order:
-        """Return the order of a request, after everything that can be checked without data was checked."""
-        assert request.plan is not None  # the request's own check
-        pinned, policy = self._client.pinned, read_settings(self._folder).policy
-        review_study(policy, request.study)
-        plan = verify_plan(
-            request.plan,
-            pinned.coordinator.keys.signing,
-            federation=pinned.federation,
-            study_digest=request.study.digest,
-            architectures=[self._approved_architecture(request.study)],
-            sealing_key=pinned.coordinator.keys.sealing,
-        )
-        order = verify_order(request.call, pinned.coordinator.keys.signing, plan=plan, site=self.site)
-        if (order.kind, order.plan.training) != (request.kind, request.training):
-            raise RefusedError("the order is of another kind or training than its request")
-        if order.kind == "train":
-            review_roster(policy, order.plan.roster)
-            require_newer(order.plan, self._last_plan(order.plan.training))
-            if self._last_plan(order.plan.training) != order.plan:
-                self._journal.append("plan_accepted", training=order.plan.training, plan=order.plan.model_dump())
-        return order
-
-    def _approved_architecture(self, study: Study) -> str:
-        """Return the architecture this hospital approved for a study: the first it was shown under that name."""
-        digest = architecture_digest(study)
-        first = self._journal.last("architecture_approved", study=study.study)
-        if first is None:
-            self._journal.append("architecture_approved", study=study.study, architecture=digest)
-            return digest
-        return str(first.data["architecture"])
-
-    def _last_plan(self, training: str) -> RoundPlan | None:
-        """Return the plan of a training that was accepted last."""
-        last = self._journal.last("plan_accepted", training=training)
-        return RoundPlan.model_validate(last.data["plan"]) if last else None
-
-    def _fetch(self, study: Study, digest: str) -> None:
-        """Bring weights into the study's exchange, unless they are there."""
-        target = self._exchange(study) / "objects" / f"{digest}.safetensors"
-        if not target.exists():
-            self._client.fetch_object(digest, target)
-
-    def _seal(self, study: Study, order: Order, answer: Answer) -> SealedFile | None:
-        """Seal an update to the coordinator, for this order."""
-        if answer.update is None:
-            return None
-        plan, name = order.plan, f"{answer.update.file_sha256}.safetensors"
-        source = self._exchange(study) / "slots" / plan.training / str(plan.round) / str(plan.attempt) / self.site
-        context = update_context(self._client.pinned.federation, order)
-        target = self._sealed_file(order)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return seal_file(source / name, target, self._client.pinned.coordinator.keys.sealing, context)
-
-    def _sealed_file(self, order: Order) -> Path:
-        """Return where the sealed update of an order lies until it is delivered."""
-        return self._folder / "outgoing" / f"{order.nonce}.sealed"
-
-    def _envelope(self, order: Order, answer: Answer, sealed: SealedFile | None) -> Signed:
-        """Sign what goes into the slot."""
-        plan, update = order.plan, answer.update
-        envelope = UpdateEnvelope(
-            federation=self._client.pinned.federation,
-            study_digest=plan.study_digest,
-            training=plan.training,
-            round=plan.round,
-            attempt=plan.attempt,
-            site=self.site,
-            nonce=order.nonce,
-            parent_digest=order.weights_digest,
-            payload_digest=update.file_sha256 if update else None,
-            sealed_sha256=sealed.sha256 if sealed else None,
-            sealed_bytes=sealed.bytes if sealed else None,
-            answer=answer,
-        )
-        return sign_update(envelope, self._keys.signing)
-
-    async def _deliver(self, slot: SlotKey, payload: Path | None, envelope: Signed) -> None:
-        await asyncio.to_thread(self._client.deliver, slot, payload, envelope.model_dump_json().encode())
-
-    async def _open(self, study: Study) -> Preparation:
-        """Have the study's warm process open the data."""
-        return await asyncio.wrap_future((await self._process(study)).prepare(self.site))
-
-    async def _process(self, study: Study) -> PoolDispatcher:
+    def _process(self, study: Study) -> PoolDispatcher:
         """Return the warm process of a study; another study's is ended, for their memory's sake."""
         if study.digest not in self._warm:
             for digest in list(self._warm):
@@ -252,8 +254,25 @@ class Hospital:
             )
         return self._warm[study.digest]
 
+    def _end_process(self, study: Study) -> None:
+        """End the warm process of a study in the middle of its work."""
+        warm = self._warm.pop(study.digest, None)
+        if warm is not None:
+            warm.close()
+
     def _exchange(self, study: Study) -> Path:
         return self._folder / "exchange" / study.study
+
+
+def _key(request: SiteRequest) -> str:
+    """Return what a request is known by, whichever way it came."""
+    return hashlib.sha256(request_text(request).encode()).hexdigest()
+
+
+def _note(work: asyncio.Task[str]) -> None:
+    """Look at how a piece of work ended, so that asyncio does not complain that nobody did."""
+    if not work.cancelled() and work.exception() is not None:
+        log.warning("a site's work was not done: %s", work.exception())
 
 
 def open_site(folder: str | os.PathLike[str]) -> Hospital:

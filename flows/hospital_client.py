@@ -76,18 +76,28 @@ async def connected(folder: SiteFolder, route: Route | None = None) -> AsyncIter
     with settings_for(environment):
         context = AsyncClientContext(httpx_settings=settings)
         context._httpx_settings = None  # the client of whoever asks for none in particular
-        async with context:
-            try:
-                yield
-            except Exception as error:
-                if not _is_unknown(error):
-                    raise
-                await asyncio.to_thread(_say_why, folder, route)
-                raise RefusedError("the gateway did not let this hospital in, and does now: start again") from error
+        async with context, explaining(folder, route):
+            yield
+
+
+@asynccontextmanager
+async def explaining(folder: SiteFolder, route: Route) -> AsyncIterator[None]:
+    """Say why, where the gateway does not let this site in.
+
+    Raises:
+        RefusedError: Then.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not _is_unknown(error):
+            raise
+        await asyncio.to_thread(_say_why, folder, route)
+        raise RefusedError("the gateway did not let this hospital in, and does now: start again") from error
 
 
 async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
-    """Ask Prefect for as long as it takes: a worker outlives every outage of gateway and server."""
+    """Ask for as long as it takes: a worker outlives every outage of gateway and server."""
     while True:
         try:
             return await ask()
@@ -95,7 +105,7 @@ async def patiently(ask: Callable[[], Awaitable[_T]]) -> _T:
             answer = error.response.status_code if isinstance(error, httpx.HTTPStatusError) else 503
             if answer < 500 and answer != httpx.codes.TOO_MANY_REQUESTS:
                 raise
-            log.warning("Prefect cannot be reached through the gateway (%s %s)", type(error).__name__, answer)
+            log.warning("the gateway, or Prefect behind it, cannot be reached (%s %s)", type(error).__name__, answer)
         await asyncio.sleep(_AWAY_S)
 
 

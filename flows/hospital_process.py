@@ -1,7 +1,7 @@
 """The process of a hospital: ``python -m flows.hospital_process FOLDER``; SIGTERM ends it in order.
 
-It runs the Prefect worker of the hospital's pool, says every few seconds that it is alive and what it does, and
-renews its credential when two thirds of its life are over.
+It does what the gateway lists for the site, runs the Prefect worker of the site's pool, says every few seconds that
+it is alive and what it does, and renews its credential when two thirds of its life are over.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from components.governance.identity_files import SiteFolder
 from flows.hospital import open_site
 from flows.hospital_client import connected
 from flows.hospital_route import read_route
+from flows.hospital_work import follow_work
 from flows.hospital_worker import HospitalWorker
 
 BEAT_EVERY_S = 5.0
@@ -52,24 +53,24 @@ def run_hospital(folder: Path) -> int:
     beats = threading.Thread(target=_beat, args=(folder, hospital.activity, ended), daemon=True, name="heartbeat")
     beats.start()
     worker = HospitalWorker(work_pool_name=hospital.site, name=hospital.site, create_pool_if_not_found=False)
-    worker.work = hospital
-    worker.connect = partial(connected, SiteFolder(folder), read_route(folder))
+    identity, route = SiteFolder(folder), read_route(folder)
+    worker.work, worker.connect = hospital, partial(connected, identity, route)
     try:
-        asyncio.run(_until_told(worker))
+        asyncio.run(_until_told(worker, follow_work(identity, route, hospital.take)))
     finally:
         ended.set()
         hospital.close()
     return 0
 
 
-async def _until_told(worker: HospitalWorker) -> None:
-    """Run the worker until SIGTERM or SIGINT."""
+async def _until_told(worker: HospitalWorker, following: Coroutine[Any, Any, None]) -> None:
+    """Run the worker, and follow the list of work, until SIGTERM or SIGINT; one that fails ends the other."""
     loop = asyncio.get_running_loop()
-    working = asyncio.ensure_future(worker.start(printer=log.info))
+    both = asyncio.gather(worker.start(printer=log.info), following)
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, working.cancel)
+        loop.add_signal_handler(number, both.cancel)
     try:
-        await working
+        await both
     except asyncio.CancelledError:
         log.info("told to end")
 

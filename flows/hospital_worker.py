@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
@@ -30,12 +31,14 @@ from prefect.states import Completed, Failed, Running
 from prefect.utilities.engine import propose_state
 from prefect.workers.base import BaseJobConfiguration, BaseWorker, BaseWorkerResult
 
-from components.errors import RefusedError, WardRoundError
+from components.errors import RefusedError, WardRoundError, fit_to_leave
 from components.exchange.site_request import SiteRequest, read_request
 from components.governance.identity_files import SiteFolder
 from flows.hospital_client import connected, patiently
 
 TYPE = "hospital"
+SHOWN_AFTER_S = 1.0
+DEPLOYMENT_KNOWN_S = 60.0  # nothing of it is used; whether it sets anything is looked at again after this long
 # What a pool of this type looks like: nothing can be set, neither by a deployment nor by a run. (Prefect takes no
 # template that is empty, hence the one line.)
 EMPTY_TEMPLATE: dict[str, Any] = {
@@ -100,6 +103,10 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
     # How Prefect is reached while it works; through the site's gateway unless the site's work was given to it.
     connect: Callable[[], AbstractAsyncContextManager[None]] | None = None
 
+    def __init__(self, *given: Any, **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        self._deployments: dict[UUID, tuple[float, DeploymentResponse]] = {}
+
     @classmethod
     def get_default_base_job_template(cls) -> dict[str, Any]:
         """Return a template in which nothing can be set."""
@@ -144,9 +151,6 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
     async def _emit_worker_started_event(self) -> None:
         """Send no event, here and below: they go by websocket. Without the first, Prefect sends no last one."""
 
-    def _emit_flow_run_submitted_event(self, configuration: BaseJobConfiguration) -> None:
-        """Send no event."""
-
     async def get_and_submit_flow_runs(self) -> list[FlowRun]:
         """See Prefect."""
         return await patiently(super().get_and_submit_flow_runs)
@@ -156,15 +160,12 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
         await patiently(super().sync_with_backend)
 
     async def _submit_run(self, flow_run: FlowRun) -> None:
-        """See Prefect; a run is claimed and its work begins at once, without the steps in which others make a job."""
-        deployment = asyncio.ensure_future(self._read_deployment(flow_run))
+        """See Prefect; a run's work begins at once, without the steps in which others make a job."""
         try:
-            if await self._propose_pending_state(flow_run):
-                await self._propose(await self._carry_out(flow_run, deployment), flow_run)
+            await self._propose(await self._carry_out(flow_run), flow_run)
         except Exception:  # the site's work is in its slot or not; what Prefect holds of it is a view
             self._logger.exception("A run could not be followed to its end")
         finally:
-            deployment.cancel()
             self._submitting_flow_run_ids.discard(flow_run.id)
             self._release_limit_slot(flow_run.id)
 
@@ -180,24 +181,29 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
     ) -> None:
         """Do nothing: a run has no process of its own; the site's work is ended through the gateway."""
 
-    async def _carry_out(self, flow_run: FlowRun, deployment: asyncio.Future[DeploymentResponse | None]) -> State[Any]:
+    async def _carry_out(self, flow_run: FlowRun) -> State[Any]:
         """Return the state a run ends in."""
         assert self.work is not None  # since setup
         try:
-            request = self._review(flow_run, await deployment)
+            request = self._review(flow_run, await self._read_deployment(flow_run))
         except RefusedError as error:
             self.work.refused(str(flow_run.id), str(error))
             return Failed(name="Refused", message=f"refused by {self.work.site}: {error}")
-        running = asyncio.ensure_future(self._propose(Running(), flow_run))
+        running = asyncio.ensure_future(self._show_running(flow_run))
         try:
             return Completed(message=await self.work.carry_out(request))
-        except WardRoundError as error:
-            return Failed(message=str(error))
-        except Exception as error:  # its message may hold a path or a patient's name: it stays here
-            self._logger.exception("A site's work ended with an error")
-            return Failed(message=f"{type(error).__name__}; see the hospital's own log")
+        except Exception as error:
+            if not isinstance(error, RefusedError):  # its message may hold a path or a patient's name: it stays here
+                self._logger.exception("A site's work ended with an error")
+            return Failed(message=fit_to_leave(error))
         finally:
-            await running
+            running.cancel()
+            await asyncio.wait([running])
+
+    async def _show_running(self, flow_run: FlowRun) -> None:
+        """Say that a run is under way, if it does not end at once."""
+        await asyncio.sleep(SHOWN_AFTER_S)
+        await self._propose(Running(), flow_run)
 
     def _review(self, flow_run: FlowRun, deployment: DeploymentResponse | None) -> SiteRequest:
         """Return the request of a run, unless anything else comes with it."""
@@ -210,12 +216,17 @@ class HospitalWorker(BaseWorker[HospitalConfiguration, Any, HospitalResult]):
 
     async def _read_deployment(self, flow_run: FlowRun) -> DeploymentResponse | None:
         """Return the deployment a run belongs to, or None."""
-        if flow_run.deployment_id is None:
+        identifier, now = flow_run.deployment_id, time.monotonic()
+        if identifier is None:
             return None
-        try:
-            return await self.client.read_deployment(flow_run.deployment_id)
-        except ObjectNotFound:
-            return None
+        known = self._deployments.get(identifier)
+        if known is None or now - known[0] > DEPLOYMENT_KNOWN_S:
+            try:
+                known = now, await self.client.read_deployment(identifier)
+            except ObjectNotFound:
+                return None
+            self._deployments[identifier] = known
+        return known[1]
 
     async def _propose(self, state: State[Any], flow_run: FlowRun) -> None:
         """Tell Prefect; that it is away, or no longer wants to know (a cancelled run), changes nothing here."""

@@ -16,6 +16,7 @@ from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
+from prefect.context import get_run_context
 from prefect.states import Cancelled
 
 from components.assemble import select_roster
@@ -81,6 +82,7 @@ async def federated_round(number: int, training: str) -> dict[str, Any] | State[
     """
     session = current_session()
     item = session.ledger.rounds[number]
+    session.dispatcher.begin_round(number, get_run_context().flow_run.id)  # type: ignore[union-attr]
     try:
         with in_round(session.study.study, number):
             await _decide(session, number)

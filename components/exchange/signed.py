@@ -231,6 +231,14 @@ def verify_order(signed: Signed, key: VerifyKey, *, plan: SignedPlan, site: str)
     return order
 
 
+def claimed_order(signed: Signed) -> Order | None:
+    """Return what a signed order claims to be, nothing verified: only for saying that it is refused."""
+    try:
+        return SignedOrder.model_validate_json(signed.body).order
+    except ValidationError:
+        return None
+
+
 def require_newer(plan: RoundPlan, last: RoundPlan | None) -> None:
     """Refuse a plan that is older than the last one a site accepted in the same training.
 

@@ -95,8 +95,8 @@ class Prepared(Record):
     preparation: Preparation
 
 
-def request_parameters(request: SiteRequest) -> dict[str, Any]:
-    """Return a request as the parameters of a run.
+def request_text(request: SiteRequest) -> str:
+    """Return a request as JSON.
 
     Raises:
         ValueError: If it is longer than a site accepts.
@@ -104,7 +104,16 @@ def request_parameters(request: SiteRequest) -> dict[str, Any]:
     text = request.model_dump_json()
     if len(text.encode()) > MAX_BYTES:
         raise ValueError(f"a request of {len(text.encode())} bytes; sites accept {MAX_BYTES}")
-    return {PARAMETER: json.loads(text)}
+    return text
+
+
+def request_parameters(request: SiteRequest) -> dict[str, Any]:
+    """Return a request as the parameters of a run.
+
+    Raises:
+        ValueError: If it is longer than a site accepts.
+    """
+    return {PARAMETER: json.loads(request_text(request))}
 
 
 def read_request(parameters: Mapping[str, Any], *, site: str) -> SiteRequest:
@@ -123,6 +132,19 @@ def read_request(parameters: Mapping[str, Any], *, site: str) -> SiteRequest:
         text = json.dumps(parameters[PARAMETER], allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         raise RefusedError("the request is not JSON") from None
+    return parse_request(text, site=site)
+
+
+def parse_request(text: str, *, site: str) -> SiteRequest:
+    """Read a request; no signature is verified yet.
+
+    Args:
+        text: JSON.
+        site: The site that reads.
+
+    Raises:
+        RefusedError: If it is too long, not one valid request, or for another site.
+    """
     if len(text) > MAX_BYTES:
         raise RefusedError(f"the request has {len(text)} bytes; at most {MAX_BYTES} are accepted")
     try:
@@ -132,6 +154,14 @@ def read_request(parameters: Mapping[str, Any], *, site: str) -> SiteRequest:
     if request.site != site:
         raise RefusedError(f"the request is for {request.site}, this is {site}")
     return request
+
+
+def claimed_call(request: SiteRequest) -> Call | None:
+    """Return what a request to prepare claims to be, nothing verified: only for saying that it is refused."""
+    try:
+        return Call.model_validate_json(request.call.body)
+    except ValidationError:
+        return None
 
 
 def sign_call(call: Call, key: SigningKey) -> Signed:

@@ -25,6 +25,7 @@ from components.gateway.prefect_proxy import PrefectProxy, PrefectRoute
 from components.gateway.refusals import RefusalError, refusal_of
 from components.gateway.settings import Settings
 from components.gateway.sites import Sites
+from components.gateway.work import WorkList
 
 log = logging.getLogger("wardround.gateway")
 
@@ -45,12 +46,14 @@ class Gateway:
 
     def __init__(self, settings: Settings, database: Database, prefect_routes: Sequence[PrefectRoute] = ()) -> None:
         self._sites = Sites(database)
-        self._bells = Bells(Grants(database))
+        grants = Grants(database)
+        self._bells = Bells(grants)
         self._proxy = PrefectProxy(
             settings.prefect_url, settings.prefect_auth, prefect_routes if settings.prefect_url else (),
             bells=self._bells, hold_s=settings.hold_s,
         )  # fmt: skip
-        parts = (Members(settings, database), Parcels(settings, database), self._proxy)
+        work = WorkList(settings, grants, self._bells)
+        parts = (Members(settings, database), Parcels(settings, database), work, self._proxy)
         endpoints = [endpoint for part in parts for endpoint in part.endpoints]
         inner = FastAPI(
             routes=[endpoint.route for endpoint in endpoints],

@@ -1,4 +1,4 @@
-"""Bells: a worker that waits at the gateway is woken in a tenth of a second, whichever gateway it waits at."""
+"""Bells: a worker that waits at the gateway is woken in some hundredths of a second, whichever gateway it waits at."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import asyncio
 
 from starlette.concurrency import run_in_threadpool
 
-from components.gateway.grants import Grants
+from components.gateway.grants import Bell, Grants
 
-_LOOK_S = 0.1
+_LOOK_S = 0.03
 
 
 class Bells:
@@ -23,18 +23,18 @@ class Bells:
         self._grants = grants
         self._waiting = 0
         self._looked = asyncio.Condition()
-        self._counts: dict[str, int] = {}
+        self._counts: dict[tuple[str, str], int] = {}
 
-    async def count(self, site: str) -> int:
-        """Return how often a site was woken so far."""
-        return (await run_in_threadpool(self._grants.rung)).get(site, 0)
+    async def count(self, site: str, bell: Bell) -> int:
+        """Return how often a bell was rung so far."""
+        return (await run_in_threadpool(self._grants.rung)).get((site, bell), 0)
 
-    async def wait(self, site: str, rung: int, seconds: float) -> None:
-        """Wait until a site was woken more often than `rung`, the gateway closes, or the time is over."""
+    async def wait(self, site: str, bell: Bell, rung: int, seconds: float) -> None:
+        """Wait until a bell was rung more often than `rung`, the gateway closes, or the time is over."""
         self._waiting += 1
         try:
             async with asyncio.timeout(seconds), self._looked:
-                await self._looked.wait_for(lambda: self.closing or self._counts.get(site, 0) > rung)
+                await self._looked.wait_for(lambda: self.closing or self._counts.get((site, bell), 0) > rung)
         except TimeoutError:
             return
         finally:
@@ -44,8 +44,11 @@ class Bells:
         """Look at the database while somebody waits, until the gateway closes."""
         while not self.closing:
             await asyncio.sleep(_LOOK_S)
-            if self._waiting:
-                self._counts = await run_in_threadpool(self._grants.rung)
+            if not self._waiting:
+                continue
+            counts = await run_in_threadpool(self._grants.rung)
+            if counts != self._counts:
+                self._counts = counts
                 async with self._looked:
                     self._looked.notify_all()
 

@@ -35,7 +35,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from components.errors import ServiceError
 
-SCHEMA = 1
+SCHEMA = 2
 _BUSY_S = 30.0
 # Any number that no other program takes for its own advisory lock.
 _SCHEMA_LOCK = 0x57415244
@@ -105,12 +105,15 @@ slot_grants = Table(
     Column("site", String(63), primary_key=True),
     Column("max_bytes", BigInteger, nullable=False),
     Column("open", Boolean, nullable=False),
+    Column("opened_at", Double, nullable=False),
+    Column("request", Text),
 )
 
 bells = Table(
     "gateway_bells",
     tables,
     Column("site", String(63), primary_key=True),
+    Column("bell", String(15), primary_key=True),
     Column("rung", Integer, nullable=False),
 )
 

@@ -1,13 +1,23 @@
-"""What the coordinator opens to a site: objects it may read, slots it may fill, and a bell that wakes it."""
+"""What the coordinator opens to a site: objects it may read, slots it may fill, and bells that wake it.
+
+A slot is opened together with the request that asks for what goes into it: until an answer lies there or the slot
+is closed, the request is the site's work, however often the site or the gateway starts anew.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from typing import Literal, TypeVar
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
+from components.errors import ServiceError
 from components.gateway.database import Database, bells, grants, slot_grants
-from components.gateway.records import SlotKey
+from components.gateway.records import SlotKey, WorkItem
+
+_T = TypeVar("_T")
+Bell = Literal["work", "runs"]  # what is rung for: an open request, or a run in Prefect
 
 
 class Grants:
@@ -36,18 +46,51 @@ class Grants:
             wanted = select(grants.c.site).where((grants.c.site == name) & (grants.c.digest == digest))
             return connection.execute(wanted).scalar() is not None
 
-    def open_slot(self, slot: SlotKey, *, max_bytes: int) -> None:
-        """Let a site fill its slot with a payload of at most so many bytes."""
+    def open_slot(self, slot: SlotKey, *, max_bytes: int, request: str | None = None, reads: str | None = None) -> None:
+        """Let a site fill its slot, and ask it to.
+
+        Args:
+            slot: The slot.
+            max_bytes: Largest payload that is taken.
+            request: What asks for the payload, as JSON; the site finds it in its work, and is woken.
+            reads: Digest of an object that the site may read for it.
+        """
         if max_bytes < 1:
             raise ValueError(f"max_bytes must be 1 or more, given {max_bytes}")
-        if not self._database.insert_once(slot_grants, **slot.model_dump(), max_bytes=max_bytes, open=True):
-            with self._database.write() as connection:
-                connection.execute(update(slot_grants).where(_is(slot)).values(max_bytes=max_bytes, open=True))
+
+        def change(connection: Connection) -> None:
+            values = {"max_bytes": max_bytes, "open": True, "opened_at": self._database.now(), "request": request}
+            if not connection.execute(update(slot_grants).where(_is(slot)).values(values)).rowcount:
+                connection.execute(insert(slot_grants).values(**slot.model_dump(), **values))
+            if reads is not None:
+                _put(connection, grants, site=slot.site, digest=reads)
+            if request is not None:
+                _ring(connection, slot.site, "work")
+
+        self._change(change)
+
+    def work(self, site: str) -> list[WorkItem]:
+        """Return what a site is asked for, in the order it was asked; of answered slots, too, until they are closed."""
+        wanted = (
+            select(slot_grants)
+            .where((slot_grants.c.site == site) & slot_grants.c.open & slot_grants.c.request.is_not(None))
+            .order_by(slot_grants.c.opened_at)
+        )
+        with self._database.read() as connection:
+            rows = [row._mapping for row in connection.execute(wanted)]
+        return [
+            WorkItem(slot=SlotKey(**{name: row[name] for name in SlotKey.model_fields}), request=row["request"])
+            for row in rows
+        ]
 
     def close_slot(self, slot: SlotKey) -> None:
-        """Take nothing more into a slot."""
-        with self._database.write() as connection:
-            connection.execute(update(slot_grants).where(_is(slot)).values(open=False))
+        """Take nothing more into a slot; a site that is still at work for it is woken, to stop."""
+
+        def change(connection: Connection) -> None:
+            connection.execute(update(slot_grants).where(_is(slot)).values(open=False, request=None))
+            _ring(connection, slot.site, "work")
+
+        self._change(change)
 
     def close_slots(self, training: str, round_number: int, attempt: int) -> None:
         """Take nothing more for an attempt at a round, from anybody."""
@@ -57,7 +100,21 @@ class Grants:
             & (slot_grants.c.attempt == attempt)
         )
         with self._database.write() as connection:
-            connection.execute(update(slot_grants).where(of_attempt).values(open=False))
+            connection.execute(update(slot_grants).where(of_attempt).values(open=False, request=None))
+
+    def close_training(self, training: str) -> list[SlotKey]:
+        """Take nothing more for a training and wake the sites that are at work for it; return what was open."""
+        of_training = (slot_grants.c.training == training) & slot_grants.c.open
+        columns = [slot_grants.c[name] for name in SlotKey.model_fields]
+
+        def change(connection: Connection) -> list[SlotKey]:
+            slots = [SlotKey(**row._mapping) for row in connection.execute(select(*columns).where(of_training))]
+            connection.execute(update(slot_grants).where(of_training).values(open=False, request=None))
+            for site in sorted({slot.site for slot in slots}):
+                _ring(connection, site, "work")
+            return slots
+
+        return self._change(change)
 
     def forget_trainings(self, trainings: Collection[str]) -> None:
         """Forget the slots of trainings that have ended."""
@@ -71,19 +128,39 @@ class Grants:
             found = connection.execute(wanted).scalar()
             return None if found is None else int(found)
 
-    def ring(self, name: str) -> None:
-        """Wake a site's worker, if it is waiting at the gateway: there is work for it."""
-        with self._database.write() as connection:
-            more = update(bells).where(bells.c.site == name).values(rung=bells.c.rung + 1)
-            if connection.execute(more).rowcount:
-                return
-        if not self._database.insert_once(bells, site=name, rung=1):
-            self.ring(name)
+    def ring(self, site: str, bell: Bell) -> None:
+        """Wake a site's worker, if it is waiting at the gateway."""
+        self._change(lambda connection: _ring(connection, site, bell))
 
-    def rung(self) -> dict[str, int]:
-        """Return how often each site was woken so far."""
+    def rung(self) -> dict[tuple[str, str], int]:
+        """Return how often each bell of each site was rung so far."""
         with self._database.read() as connection:
-            return {str(name): int(count) for name, count in connection.execute(select(bells.c.site, bells.c.rung))}
+            return {(row.site, row.bell): row.rung for row in connection.execute(select(bells))}
+
+    def _change(self, change: Callable[[Connection], _T]) -> _T:
+        """Change something in one transaction; where another made the same row at the same instant, find it then."""
+        try:
+            with self._database.write() as connection:
+                return change(connection)
+        except ServiceError as error:
+            if not isinstance(error.__cause__, IntegrityError):
+                raise
+        with self._database.write() as connection:
+            return change(connection)
+
+
+def _ring(connection: Connection, site: str, bell: Bell) -> None:
+    """Count a bell up."""
+    this = (bells.c.site == site) & (bells.c.bell == bell)
+    if not connection.execute(update(bells).where(this).values(rung=bells.c.rung + 1)).rowcount:
+        connection.execute(insert(bells).values(site=site, bell=bell, rung=1))
+
+
+def _put(connection: Connection, table: Table, **values: str) -> None:
+    """Insert a row of nothing but keys, unless it is there."""
+    condition = and_(*(table.c[name] == value for name, value in values.items()))
+    if connection.execute(select(table).where(condition)).first() is None:
+        connection.execute(insert(table).values(values))
 
 
 def _is(slot: SlotKey) -> ColumnElement[bool]:

@@ -23,7 +23,7 @@ from components.gateway.endpoints import Endpoint, answer_with, caller_of, read_
 from components.gateway.grants import Grants
 from components.gateway.identity import Caller
 from components.gateway.objects import object_response
-from components.gateway.records import Name, Number, Record, Sha256, SlotKey
+from components.gateway.records import Name, Number, Record, Sha256, SlotKey, UploadStatus
 from components.gateway.refusals import RefusalError
 from components.gateway.settings import Settings
 from components.gateway.sites import Sites
@@ -115,7 +115,8 @@ class Parcels:
         await run_in_threadpool(
             self._slots.submit, slot, text, sealed_sha256=head.sealed_sha256, sealed_bytes=head.sealed_bytes
         )
-        return answer_with(await run_in_threadpool(self._slots.status, slot))
+        # Not read again: the coordinator may have taken it away already.
+        return answer_with(UploadStatus(bytes=head.sealed_bytes or 0, submitted=True))
 
     def _own_slot(self, request: Request) -> SlotKey:
         """Return the slot a path names, if it is the caller's own."""

@@ -73,6 +73,7 @@ class PrefectProxy:
     def __init__(self, url: str, auth: str, routes: Sequence[PrefectRoute], *, bells: Bells, hold_s: float) -> None:
         self._routes = [(route, compile_path(route.path)[0]) for route in routes]
         self._bells, self._hold_s = bells, hold_s
+        self._asked: dict[str, tuple[int, float]] = {}  # by site: rings when Prefect was last asked, and when
         name, _, password = auth.partition(":")
         self._client = httpx.AsyncClient(
             base_url=url.rstrip("/"),
@@ -156,17 +157,21 @@ class PrefectProxy:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._hold_s
         while True:
-            rung = await self._bells.count(site)
-            answer = await self._send(upstream)
-            try:
-                content = await answer.aread()
-            finally:
-                await answer.aclose()
+            rung = await self._bells.count(site, "runs")
+            known, asked = self._asked.get(site, (-1, 0.0))
+            fresh_s = asked + _ASK_AGAIN_S - loop.time() if known == rung else 0.0
             left_s = end - loop.time()
-            idle = answer.status_code == 200 and content.strip() == b"[]"
-            if not idle or left_s <= 0 or self._bells.closing or await request.is_disconnected():
-                return Response(content, answer.status_code, _headers(answer))
-            await self._bells.wait(site, rung, min(_ASK_AGAIN_S, left_s))
+            last = left_s <= 0 or self._bells.closing or await request.is_disconnected()
+            if last or fresh_s <= 0:
+                self._asked[site], fresh_s = (rung, loop.time()), _ASK_AGAIN_S
+                answer = await self._send(upstream)
+                try:
+                    content = await answer.aread()
+                finally:
+                    await answer.aclose()
+                if last or answer.status_code != 200 or content.strip() != b"[]":
+                    return Response(content, answer.status_code, _headers(answer))
+            await self._bells.wait(site, "runs", rung, min(fresh_s, left_s))
 
 
 def parse_body(text: bytes) -> Any:

@@ -48,6 +48,30 @@ def slot_of_order(order: Order) -> SlotKey:
     return SlotKey(training=plan.training, round=plan.round, attempt=plan.attempt, kind=kind, site=order.site)
 
 
+class WorkItem(Record):
+    """One thing a site is asked for.
+
+    Attributes:
+        slot: Where the answer goes.
+        request: A `components.exchange.site_request.SiteRequest`, as JSON.
+    """
+
+    slot: SlotKey
+    request: str
+
+
+class Work(Record):
+    """What a site is asked for now.
+
+    Attributes:
+        rung: How often the site was woken so far; asked again with it, the gateway answers when there is news.
+        items: In the order they were asked. What is missing from them is not wanted any more.
+    """
+
+    rung: Annotated[int, Field(ge=0)]
+    items: list[WorkItem]
+
+
 class Peer(Record):
     """The public keys of a member of the federation, as 32 raw bytes in standard base64."""
 

@@ -78,7 +78,10 @@ class SealedSlots:
         """Return how much of a payload is there."""
         path = self.payload(slot)
         with storage_errors("read", path):
-            size = path.stat().st_size if path.exists() else 0
+            try:
+                size = path.stat().st_size
+            except FileNotFoundError:
+                size = 0
         return UploadStatus(bytes=size, submitted=self.envelope(slot) is not None)
 
     @contextmanager

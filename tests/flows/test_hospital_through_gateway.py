@@ -122,7 +122,7 @@ async def test_an_order_that_comes_while_the_worker_polls_starts_within_a_second
         for done in range(3):
             run = await order("north")
             ordered = time.monotonic()
-            gate.grants.ring("north")
+            gate.grants.ring("north", "runs")
             await until(lambda done=done: len(ward.begun) > done)  # type: ignore[misc]
             assert ward.begun[done] - ordered < 1.0
             await completed(run)
@@ -172,7 +172,7 @@ async def test_a_worker_shows_the_credential_that_was_renewed(gate: Gate) -> Non
         with gate.database.write() as connection:  # as if the old one's time were over
             connection.execute(update(credentials).where(credentials.c.serial == old).values(revoked_at=1.0))
         run = await order("east", {"parameters": parameters("east")})
-        gate.grants.ring("east")
+        gate.grants.ring("east", "runs")
         await completed(run)
         await held(gate)
 
@@ -185,7 +185,7 @@ async def test_a_worker_that_is_shut_out_ends_and_says_why(gate: Gate) -> None:
     await held(gate)
     gate.sites.revoke("west")
     run = await order("west", {"parameters": parameters("west")})  # ends the poll that is under way
-    gate.grants.ring("west")
+    gate.grants.ring("west", "runs")
     with pytest.raises(RefusedError, match="it was revoked"):
         await asyncio.wait_for(working, 40)
     assert (await read(run)).state_name != "Completed"

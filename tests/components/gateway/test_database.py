@@ -147,7 +147,7 @@ def test_committed_is_on_the_disk(database: Database) -> None:
 def test_tables_of_another_version_are_refused(database: Database, tmp_path: Path) -> None:
     with database.write() as connection:
         connection.execute(update(meta).values(value=99))
-    with pytest.raises(ServiceError, match=r"version 99.*version 1"):
+    with pytest.raises(ServiceError, match=r"version 99.*version 2"):
         Database(f"sqlite:///{tmp_path / 'g.db'}")
 
 
@@ -228,9 +228,9 @@ def test_it_is_the_same_on_postgresql(postgres: str) -> None:
         sites, grants = Sites(database), Grants(database)
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(lambda _: sites.use_nonce("n", 1.0), range(16))) == 1
-            for _ in pool.map(lambda _: grants.ring("north"), range(16)):
+            for _ in pool.map(lambda _: grants.ring("north", "runs"), range(16)):
                 pass
-        assert grants.rung() == {"north": 16}
+        assert grants.rung() == {("north", "runs"): 16}
         sites.heartbeat("north", "1.0", {"doing": "training"})
         slot = SlotKey(training="t", round=1, attempt=1, site="north")
         grants.open_slot(slot, max_bytes=1 << 40)

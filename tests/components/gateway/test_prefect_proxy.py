@@ -181,9 +181,9 @@ def test_a_question_is_held_until_the_bell_rings(proxied: Gate, client: httpx.Cl
     with ThreadPoolExecutor(1) as pool:
         asked = pool.submit(client.post, f"{PREFIX}/held/work", json={"site": "north"}, timeout=20)
         until(lambda: Upstream.seen)
-        proxied.grants.ring("south")
+        proxied.grants.ring("south", "runs")
         Upstream.work = [{"run": 1}]
-        proxied.grants.ring("north")
+        proxied.grants.ring("north", "runs")
         assert asked.result(10).json() == [{"run": 1}]
     assert time.monotonic() - began < 4  # before it would have asked again by itself
 

@@ -1,0 +1,111 @@
+"""How answers leave a hospital: sealed, signed, and brought to their slot for as long as somebody wants them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from components.dispatch import Preparation
+from components.errors import ServiceError
+from components.exchange.sealing import SealedFile, seal_file
+from components.exchange.signed import UpdateEnvelope, sign_update, update_context
+from components.exchange.signing import Signed
+from components.exchange.site_request import Call, Prepared, sign_prepared
+from components.gateway.client import GatewayClient
+from components.gateway.records import SlotKey, slot_of_order
+from components.governance.identity_files import SiteKeys
+from components.rounds import Answer, Order
+
+AGAIN_S = 2.0
+log = logging.getLogger("wardround.hospital")
+
+
+class Outbox:
+    """What leaves one hospital; the folder holds sealed updates until they are delivered.
+
+    Args:
+        folder: The folder ``outgoing``.
+        client: The way to the gateway.
+        keys: The site's own.
+    """
+
+    def __init__(self, folder: Path, client: GatewayClient, keys: SiteKeys) -> None:
+        self._folder, self._client, self._keys = folder, client, keys
+        self._lock = threading.Lock()  # work that was withdrawn may still be sending when the next has something
+
+    async def deliver_preparation(self, call: Call, found: Preparation) -> None:
+        """Sign what was found and bring it to the slot of the call."""
+        site = self._client.pinned.site
+        prepared = Prepared(
+            federation=self._client.pinned.federation, training=call.training, site=site, call=call, preparation=found
+        )
+        slot = SlotKey(training=call.training, round=1, attempt=1, kind="prepare", site=site)
+        await self._bring(slot, None, sign_prepared(prepared, self._keys.signing))
+
+    async def deliver_answer(self, order: Order, answer: Answer, update: Path | None) -> None:
+        """Seal an update to the coordinator, sign the answer, and bring both to the slot of the order.
+
+        Args:
+            order: What was asked.
+            answer: What is answered.
+            update: The update that the answer names, safetensors; None if it names none.
+
+        Raises:
+            RefusedError: If the gateway does not take it; the slot may be closed.
+            StorageError: If the update cannot be read or sealed.
+        """
+        sealed = None
+        if update is not None:
+            sealed = await asyncio.to_thread(self._seal, order, update)
+        try:
+            envelope = self._envelope(order, answer, sealed)
+            await self._bring(slot_of_order(order), self._sealed_file(order) if sealed else None, envelope)
+        finally:
+            with suppress(FileNotFoundError):
+                self._sealed_file(order).unlink()
+
+    def _seal(self, order: Order, update: Path) -> SealedFile:
+        """Seal an update, for this order and the coordinator only."""
+        pinned, target = self._client.pinned, self._sealed_file(order)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return seal_file(update, target, pinned.coordinator.keys.sealing, update_context(pinned.federation, order))
+
+    def _sealed_file(self, order: Order) -> Path:
+        """Return where the sealed update of an order lies until it is delivered."""
+        return self._folder / f"{order.nonce}.sealed"
+
+    def _envelope(self, order: Order, answer: Answer, sealed: SealedFile | None) -> Signed:
+        """Sign what goes into the slot."""
+        plan, update = order.plan, answer.update
+        envelope = UpdateEnvelope(
+            federation=self._client.pinned.federation,
+            study_digest=plan.study_digest,
+            training=plan.training,
+            round=plan.round,
+            attempt=plan.attempt,
+            site=self._client.pinned.site,
+            nonce=order.nonce,
+            parent_digest=order.weights_digest,
+            payload_digest=update.file_sha256 if update else None,
+            sealed_sha256=sealed.sha256 if sealed else None,
+            sealed_bytes=sealed.bytes if sealed else None,
+            answer=answer,
+        )
+        return sign_update(envelope, self._keys.signing)
+
+    async def _bring(self, slot: SlotKey, payload: Path | None, envelope: Signed) -> None:
+        """Deliver; a gateway that is away is waited for, until the work is withdrawn."""
+        while True:
+            try:
+                await asyncio.to_thread(self._send, slot, payload, envelope.model_dump_json().encode())
+                return
+            except ServiceError as error:
+                log.warning("an answer waits for the gateway: %s", error)
+                await asyncio.sleep(AGAIN_S)
+
+    def _send(self, slot: SlotKey, payload: Path | None, envelope: bytes) -> None:
+        with self._lock:
+            self._client.deliver(slot, payload, envelope)

@@ -1,0 +1,87 @@
+"""What a hospital checks of a request before anything of its data is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from components.errors import RefusedError
+from components.exchange.signed import require_newer, verify_order, verify_plan
+from components.exchange.site_request import Call, SiteRequest, verify_call
+from components.governance.architecture import architecture_digest
+from components.governance.hospital_settings import Policy, read_settings, review_roster, review_study
+from components.governance.pins import Federation
+from components.journal import Journal
+from components.rounds import Order, RoundPlan
+from components.study import Study
+
+
+class Review:
+    """The checks of one hospital.
+
+    Args:
+        folder: The hospital's folder, whose policy is read anew each time.
+        journal: Its journal: what was approved and accepted is written there before it is acted on.
+    """
+
+    def __init__(self, folder: Path, journal: Journal) -> None:
+        self._folder, self._journal = folder, journal
+        self._plans: dict[str, RoundPlan | None] = {}
+
+    def call(self, request: SiteRequest, pinned: Federation) -> Call:
+        """Return what a request to prepare asks for.
+
+        Raises:
+            RefusedError: If the coordinator did not sign it, or the policy does not allow the study.
+        """
+        call = verify_call(request, pinned.coordinator.keys.signing, federation=pinned.federation)
+        review_study(self._policy(), request.study)
+        return call
+
+    def order(self, request: SiteRequest, pinned: Federation) -> Order:
+        """Return the order of a request, and accept its plan.
+
+        Raises:
+            RefusedError: If the coordinator did not sign order or plan, the policy does not allow study or
+                roster, the architecture is not the approved one, or the round is older than the last one.
+        """
+        assert request.plan is not None  # the request's own check
+        policy = self._policy()
+        review_study(policy, request.study)
+        plan = verify_plan(
+            request.plan,
+            pinned.coordinator.keys.signing,
+            federation=pinned.federation,
+            study_digest=request.study.digest,
+            architectures=[self._approved_architecture(request.study)],
+            sealing_key=pinned.coordinator.keys.sealing,
+        )
+        order = verify_order(request.call, pinned.coordinator.keys.signing, plan=plan, site=pinned.site)
+        if (order.kind, order.plan.training) != (request.kind, request.training):
+            raise RefusedError("the order is of another kind or training than its request")
+        if order.kind == "train":
+            review_roster(policy, order.plan.roster)
+            self._accept(order.plan)
+        return order
+
+    def _policy(self) -> Policy:
+        return read_settings(self._folder).policy
+
+    def _approved_architecture(self, study: Study) -> str:
+        """Return the architecture this hospital approved for a study: the first it was shown under that name."""
+        digest = architecture_digest(study)
+        first = self._journal.last("architecture_approved", study=study.study)
+        if first is None:
+            self._journal.append("architecture_approved", study=study.study, architecture=digest)
+            return digest
+        return str(first.data["architecture"])
+
+    def _accept(self, plan: RoundPlan) -> None:
+        """Take a plan that is newer than the last one of its training, or that very one."""
+        if plan.training not in self._plans:
+            last = self._journal.last("plan_accepted", training=plan.training)
+            self._plans[plan.training] = RoundPlan.model_validate(last.data["plan"]) if last else None
+        known = self._plans[plan.training]
+        require_newer(plan, known)
+        if plan != known:
+            self._journal.append("plan_accepted", training=plan.training, plan=plan.model_dump())
+            self._plans[plan.training] = plan

@@ -1,0 +1,205 @@
+"""What the hospitals are asked, as Prefect shows it: each hospital a work pool, each piece of work a run in it.
+
+The runs are a view. The work itself travels through the gateway's list, and has begun before Prefect knows of it;
+so everything here happens in a thread of its own, may fail, and holds nothing up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import logging
+import secrets
+import threading
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from prefect import Task
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
+from prefect.client.schemas.objects import FlowRun
+from prefect.exceptions import ObjectAlreadyExists
+from prefect.states import Cancelled, Pending, Scheduled
+
+from components.errors import ServiceError
+from components.exchange.site_request import SiteRequest, request_parameters
+from flows.hospital_worker import EMPTY_TEMPLATE, TYPE
+
+FLOWS = {"prepare": "site-preparation", "train": "site-training"}  # an evaluation is shown by its round
+DRAIN_S = 5.0
+log = logging.getLogger("wardround.coordinator")
+
+
+@dataclass(frozen=True)
+class SiteRun:
+    """One piece of work as a run.
+
+    Attributes:
+        name: For a person.
+        key: What it is known by: shown twice, it is one run.
+        request: What the site is asked.
+        round: The round whose run it is shown under; None if it belongs to none.
+        ring: Wakes the site's worker once the run is there.
+    """
+
+    name: str
+    key: str
+    request: SiteRequest
+    round: int | None
+    ring: Callable[[], None]
+
+
+class SiteRuns:
+    """The runs of one training's hospitals; their pools and deployments are made, or put back, as they are needed."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._client: PrefectClient | None = None
+        self._deployments: dict[tuple[str, str], asyncio.Future[UUID]] = {}
+        self._rounds: dict[int, asyncio.Future[UUID]] = {}
+        self._shown: dict[str, UUID] = {}
+        self._open: set[asyncio.Task[Any]] = set()
+        self._thread = threading.Thread(target=self._run, daemon=True, name="site-runs")
+        self._thread.start()
+
+    def show(self, run: SiteRun) -> None:
+        """Show a piece of work, once the run of its round is there; returns at once."""
+        self._start(self._show(run))
+
+    def begin_round(self, number: int, run: UUID) -> None:
+        """Show the work of a round under a flow run; returns at once."""
+        self._start(self._begin_round(number, run))
+
+    def withdraw(self, keys: Sequence[str]) -> None:
+        """Show that work is not wanted any more; returns at once."""
+        self._start(self._withdraw(keys))
+
+    def close(self) -> None:
+        """Show what is still to be shown, for a few seconds at most, and end."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._drain()))
+        self._thread.join(DRAIN_S + 1.0)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_forever()
+        finally:
+            self._loop.close()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run something in the thread; what fails is said in the log."""
+
+        def begin() -> None:
+            task = self._loop.create_task(self._quietly(work))
+            self._open.add(task)
+            task.add_done_callback(self._open.discard)
+
+        try:
+            self._loop.call_soon_threadsafe(begin)
+        except RuntimeError:  # closed
+            work.close()
+
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            log.warning("Prefect does not show a hospital's work: %s", error)
+
+    async def _drain(self) -> None:
+        others = [task for task in self._open if task is not asyncio.current_task()]
+        if others:
+            await asyncio.wait(others, timeout=DRAIN_S)
+        for task in self._open:
+            task.cancel()
+        if self._client is not None:
+            with contextlib.suppress(Exception):
+                await self._client.__aexit__(None, None, None)
+        self._loop.stop()
+
+    async def _connected(self) -> PrefectClient:
+        """Return the one client of this thread."""
+        if self._client is None:
+            self._client = get_client()
+            await self._client.__aenter__()
+        return self._client
+
+    async def _begin_round(self, number: int, run: UUID) -> None:
+        """Make what stands in the round's run for all that happens at its hospitals."""
+        client = await self._connected()
+        task: Task[Any, Any] = Task(name="hospitals", fn=_nothing)
+        made = await client.create_task_run(task, run, dynamic_key="hospitals", state=Pending())
+        self._round(number).set_result(made.id)
+
+    def _round(self, number: int) -> asyncio.Future[UUID]:
+        """Return what a round's site runs are shown under, when it is known."""
+        return self._rounds.setdefault(number, self._loop.create_future())
+
+    async def _show(self, run: SiteRun) -> None:
+        """Make the run of a piece of work; one that has ended before its work is made anew."""
+        parent = await asyncio.shield(self._round(run.round)) if run.round is not None else None
+        client = await self._connected()
+        deployment = await self._deployment(client, run.request)
+        text = json.dumps(request_parameters(run.request), sort_keys=True)
+        key = f"{run.key}/{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        made = await self._make(client, deployment, run, parent, key)
+        if made.state is not None and made.state.is_final():
+            made = await self._make(client, deployment, run, parent, f"{key}/{secrets.token_hex(4)}")
+        self._shown[run.key] = made.id
+        await asyncio.to_thread(run.ring)
+
+    async def _make(
+        self, client: PrefectClient, deployment: UUID, run: SiteRun, parent: UUID | None, key: str
+    ) -> FlowRun:
+        """Make a run, or return the one of this key."""
+        return await client.create_flow_run_from_deployment(
+            deployment, parameters=request_parameters(run.request), state=Scheduled(), name=run.name,
+            idempotency_key=key, parent_task_run_id=parent,
+        )  # fmt: skip
+
+    async def _withdraw(self, keys: Sequence[str]) -> None:
+        client = await self._connected()
+        for identifier in [self._shown[key] for key in keys if key in self._shown]:
+            await client.set_flow_run_state(identifier, Cancelled(message="withdrawn by the coordinator"))
+
+    async def _deployment(self, client: PrefectClient, request: SiteRequest) -> UUID:
+        """Return the deployment of a kind of work at a site; made once, with its pool."""
+        wanted = FLOWS[request.kind], request.site
+        if wanted not in self._deployments:
+            self._deployments[wanted] = self._loop.create_task(self._make_deployment(client, *wanted))
+        return await self._deployments[wanted]
+
+    async def _make_deployment(self, client: PrefectClient, flow_name: str, site: str) -> UUID:
+        flow = await client.create_flow_from_name(flow_name)
+        await ensure_pool(client, site)
+        return await client.create_deployment(
+            flow, name=site, work_pool_name=site, enforce_parameter_schema=False, parameters={}
+        )
+
+
+async def ensure_pool(client: PrefectClient, site: str) -> None:
+    """Make a hospital's pool, or put it back to what it must be.
+
+    Raises:
+        ServiceError: If there is a pool of another type with its name.
+    """
+    try:
+        await client.create_work_pool(
+            WorkPoolCreate(name=site, type=TYPE, base_job_template=EMPTY_TEMPLATE, description=f"The hospital {site}")
+        )
+    except ObjectAlreadyExists:
+        pool = await client.read_work_pool(site)
+        if pool.type != TYPE:
+            raise ServiceError(
+                f"Prefect has a pool {site} of type {pool.type!r}: delete it, or name the hospital otherwise"
+            ) from None
+        if pool.base_job_template != EMPTY_TEMPLATE:
+            await client.update_work_pool(site, WorkPoolUpdate(base_job_template=EMPTY_TEMPLATE))
+
+
+def _nothing() -> None:
+    """Stand in the round's run for what happens at a hospital."""
