@@ -9,7 +9,6 @@ from __future__ import annotations
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Protocol
-from uuid import UUID
 
 from pydantic import Field
 
@@ -103,10 +102,6 @@ class Dispatcher(OrderDispatcher, Protocol):
 
     def export(self, study: Study, file: Path) -> Future[Path]:
         """Export the study's network for its users (`torch.export`) into a file."""
-        ...
-
-    def begin_round(self, number: int, run: UUID) -> None:
-        """Take note under which flow run a round is shown."""
         ...
 
     def close(self) -> None:

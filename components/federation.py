@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from components.assemble import quorum_of
 from components.checks import expected_entries, verify_answer, verify_update
@@ -97,6 +98,7 @@ def plan_round(
         base_digest=base_digest,
         roster=roster,
         quorum=quorum_of(study, len(roster)) if len(roster) > 1 else 1,
+        required=sorted(study.rounds.required),
         deadline_s=study.rounds.deadline_s,
         instructions=strategy.instructions(state),
     )
@@ -152,20 +154,64 @@ def receive(
     return answer
 
 
-def updates_of(plan: RoundPlan, answers: Mapping[str, Answer], store: FolderStore) -> Iterator[Update]:
-    """Yield the received updates one at a time, in the order of the sites' names."""
+def updates_of(
+    plans: RoundPlan | Mapping[str, RoundPlan], answers: Mapping[str, Answer], store: FolderStore
+) -> Iterator[Update]:
+    """Yield the received updates one at a time, in the order of the sites' names.
+
+    Args:
+        plans: The plan, or by site the plan of the attempt that it answered; one of an earlier round makes the
+            update a late one, see `late_update`.
+        answers: The sites' answers.
+        store: Where the updates are.
+
+    Raises:
+        RefusedError: If an answer has no update, or it is not as stated.
+    """
+    by_site = {site: plans if isinstance(plans, RoundPlan) else plans[site] for site in answers}
+    current = max(by_site.values(), key=lambda plan: plan.round, default=None)
     for site in sorted(answers):
-        manifest = answers[site].update
-        if manifest is None:
-            raise RefusedError(f"{site} has no update in round {plan.round}")
-        # No name is kept: the strategy drops each update before it asks for the next.
-        yield Update(
-            site=site,
-            round=plan.round,
-            weights=store.get_update(slot_of(plan, site), manifest),
-            weight=manifest.weight,
-            steps=manifest.steps,
-        )
+        assert current is not None  # there is an answer, so there is a plan
+        if by_site[site].round < current.round:
+            yield late_update(by_site[site], current, answers[site], store)
+        else:
+            # No name is kept: the strategy drops each update before it asks for the next.
+            yield _update(by_site[site], answers[site], store)
+
+
+def late_update(plan: RoundPlan, current: RoundPlan, answer: Answer, store: FolderStore) -> Update:
+    """Return an update of an earlier round as one of the current round.
+
+    What the site learned, the difference to the weights it began with, is added to the current weights, and its
+    weight divided by sqrt(1 + rounds late): the staleness discount of FedBuff (Nguyen et al. 2022, section 4).
+
+    Args:
+        plan: The plan it was trained for.
+        current: The plan of the round it is used in.
+        answer: The site's answer.
+        store: Where the update, and both rounds' weights, are.
+    """
+    update, before, now = _update(plan, answer, store), store.get(plan.base_digest), store.get(current.base_digest)
+    weights = {
+        name: (now[name].double() + (value.double() - before[name].double())).to(value.dtype)
+        for name, value in update.weights.items()
+    }
+    factor = 1 / math.sqrt(1 + current.round - plan.round)
+    return replace(update, round=current.round, weights=weights, weight=update.weight * factor)
+
+
+def _update(plan: RoundPlan, answer: Answer, store: FolderStore) -> Update:
+    """Read an update."""
+    manifest = answer.update
+    if manifest is None:
+        raise RefusedError(f"{answer.site} has no update in round {plan.round}")
+    return Update(
+        site=answer.site,
+        round=plan.round,
+        weights=store.get_update(slot_of(plan, answer.site), manifest),
+        weight=manifest.weight,
+        steps=manifest.steps,
+    )
 
 
 def pool(study: Study, answers: Mapping[str, Answer]) -> Evaluation:

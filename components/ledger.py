@@ -4,8 +4,9 @@ The journal is the truth; a ledger is a reading of it. The events of a training,
 
 ``training_started``, then for each round ``round_planned``, ``update_received`` or ``update_refused`` for
 each site, ``aggregated``, ``evaluated``, ``committed`` (may come during the next round), and at the end
-``tested``, ``compared`` and ``training_finished``. ``training_resumed`` and ``interrupted`` may stand
-anywhere between.
+``tested``, ``compared`` and ``training_finished``, or ``cancelled``. ``training_resumed``, ``interrupted``,
+``site_joined``, ``site_left`` and ``waiting`` (for a quorum) may stand anywhere between; ``asked_again`` (a site,
+for another attempt) and ``late_update`` (one of an earlier round, used in this one) within a round.
 """
 
 from __future__ import annotations
@@ -41,11 +42,36 @@ class RoundLedger:
     plan: RoundPlan
     received: dict[str, Answer] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    attempts: dict[str, int] = field(default_factory=dict)
+    late: dict[str, tuple[RoundPlan, Answer]] = field(default_factory=dict)
+    durations: dict[str, float] = field(default_factory=dict)
+    evaluation_durations: dict[str, float] = field(default_factory=dict)
     state: StateRef | None = None
     evaluation: str | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     version: int | None = None
     seconds: float = 0.0
+
+    def apply(self, event: str, data: Mapping[str, Any]) -> None:
+        """Take one event of this round into account; events of other kinds change nothing."""
+        if event == "update_received":
+            answer = Answer.model_validate(data["answer"])
+            self.received[answer.site] = answer
+            self.durations |= {answer.site: data["took_s"]} if "took_s" in data else {}
+        elif event == "update_refused":
+            self.refused[data["site"]] = data["reason"]
+        elif event == "asked_again":
+            self.attempts[data["site"]] = data["attempt"]
+        elif event == "late_update":
+            used = RoundPlan.model_validate(data["plan"]), Answer.model_validate(data["answer"])
+            self.late[used[1].site] = used
+        elif event == "aggregated":
+            self.state = StateRef.model_validate(data["state"])
+        elif event == "evaluated":
+            self.evaluation, self.metrics, self.seconds = data["evaluation"], dict(data["metrics"]), data["seconds"]
+            self.evaluation_durations = dict(data.get("took_s", {}))
+        elif event == "committed":
+            self.version = data["version"]
 
     def require_state(self) -> StateRef:
         """Return the state the round ended with.
@@ -67,6 +93,35 @@ class RoundLedger:
         """Sites whose update was received and used."""
         return sorted(self.received)
 
+    @property
+    def missing(self) -> dict[str, str]:
+        """Sites that were asked and whose update is not there, and why."""
+        return {site: self.refused.get(site, "no answer") for site in self.plan.roster if site not in self.received}
+
+    @property
+    def lacking(self) -> str:
+        """What the round still needs to count, in words; empty if it counts."""
+        absent = [site for site in self.plan.required if site not in self.received]
+        if len(self.received) >= self.plan.quorum and not absent:
+            return ""
+        named = f", and {', '.join(absent)} among them" if absent else ""
+        return f"{len(self.received)} of the {self.plan.quorum} updates it needs{named}"
+
+    def plan_for(self, site: str) -> RoundPlan:
+        """Return the plan as a site was asked last: with its own attempt."""
+        attempt = self.attempts.get(site, self.plan.attempt)
+        return self.plan if attempt == self.plan.attempt else self.plan.model_copy(update={"attempt": attempt})
+
+    @property
+    def used_plans(self) -> dict[str, RoundPlan]:
+        """By site, the plan of each update that counts in this round."""
+        return {site: plan for site, (plan, _) in self.late.items()} | {s: self.plan_for(s) for s in self.received}
+
+    @property
+    def used_answers(self) -> dict[str, Answer]:
+        """By site, the answer with each update that counts in this round."""
+        return {site: answer for site, (_, answer) in self.late.items()} | self.received
+
 
 @dataclass
 class TrainingLedger:
@@ -78,9 +133,15 @@ class TrainingLedger:
     initial: InitialModel
     preparations: dict[str, Preparation]
     rounds: dict[int, RoundLedger] = field(default_factory=dict)
+    left: set[str] = field(default_factory=set)
     tested: dict[str, Any] | None = None
     compared: dict[str, Any] | None = None
     finished: dict[str, Any] | None = None
+
+    @property
+    def members(self) -> list[str]:
+        """Sites that belong to the training, ready or not, in the order of their names."""
+        return sorted(self.preparations.keys() - self.left)
 
     def history(self, metric: str) -> dict[int, float | None]:
         """Return a metric by round, for the rounds that were evaluated."""
@@ -91,23 +152,20 @@ class TrainingLedger:
         if event == "round_planned":
             plan = RoundPlan.model_validate(data["plan"])
             self.rounds[plan.round] = RoundLedger(plan)
-        elif event == "update_received":
-            answer = Answer.model_validate(data["answer"])
-            self.rounds[answer.round].received[answer.site] = answer
-        elif event == "update_refused":
-            self.rounds[data["round"]].refused[data["site"]] = data["reason"]
-        elif event == "aggregated":
-            self.rounds[data["round"]].state = StateRef.model_validate(data["state"])
-        elif event == "evaluated":
-            item = self.rounds[data["round"]]
-            item.evaluation, item.metrics, item.seconds = data["evaluation"], dict(data["metrics"]), data["seconds"]
-        elif event == "committed":
-            self.rounds[data["round"]].version = data["version"]
+        elif data.get("round") in self.rounds:
+            self.rounds[data["round"]].apply(event, data)
+        if event == "site_joined":
+            self.preparations[data["site"]] = Preparation.model_validate(data["preparation"])
+            self.left.discard(data["site"])
+        elif event == "site_left":
+            gone = {"ready": False, "reason": data["reason"]}
+            self.preparations[data["site"]] = self.preparations[data["site"]].model_copy(update=gone)
+            self.left.add(data["site"])
         elif event == "tested":
             self.tested = dict(data)
         elif event == "compared":
             self.compared = dict(data)
-        elif event == "training_finished":
+        elif event in ("training_finished", "cancelled"):
             self.finished = dict(data)
 
 

@@ -86,7 +86,8 @@ class RoundPlan(Record):
         attempt: How often this round was planned anew, counted from 1.
         base_digest: Digest of the global weights the sites start from.
         roster: The sites asked, in the order of their names.
-        quorum: Sites that must deliver for the round to count.
+        quorum: How many sites must deliver for the round to count.
+        required: Sites that must be among them.
         deadline_s: Seconds after which the round is closed with whoever delivered, if the quorum holds.
         instructions: What the strategy asks of the sites, by name.
     """
@@ -99,6 +100,7 @@ class RoundPlan(Record):
     base_digest: Sha256
     roster: Annotated[list[Name], Field(min_length=1)]
     quorum: Annotated[int, Field(ge=1)]
+    required: list[Name] = Field(default_factory=list)
     deadline_s: Annotated[float, Field(gt=0)]
     instructions: dict[str, float | str | bool] = Field(default_factory=dict)
 

@@ -282,14 +282,20 @@ class Rounds(Section):
         convergence: When to stop earlier; null runs all rounds.
         quorum: What must deliver a valid update: a whole number is that many sites, a number with a
             decimal point is that part of the roster, rounded up. So ``1`` is one site, ``1.0`` is all.
-        deadline_s: Seconds after which a round is closed with whoever delivered, if the quorum holds.
+        required: Sites without which no round counts.
+        deadline_s: Longest that a round waits, in seconds, before it is closed with whoever delivered, if the
+            quorum holds. A federation learns shorter ones for each site (`components.deadlines`).
+        late: What becomes of an update that arrives after its round was closed: ``drop``, or ``discount``, which
+            uses it in the next round, with its weight divided by the square root of 1 + the rounds it is late.
         selection: Which sites are asked.
     """
 
     max: Positive = 10
     convergence: Convergence | None = Convergence()
     quorum: Quorum = 1.0
+    required: list[Name] = Field(default_factory=list)
     deadline_s: Annotated[float, Field(gt=0)] = 3600.0
+    late: Literal["drop", "discount"] = "drop"
     selection: Selection = Selection()
 
 

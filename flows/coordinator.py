@@ -42,12 +42,14 @@ class CoordinatorConfig(Record):
         address: The gateway's address as hospitals reach it, ``https://HOST:PORT``.
         database: The gateway's database: ``sqlite:///FILE`` or ``postgresql://...``.
         prefect_url: Address of Prefect's API, inside.
+        require_ready: Whether only hospitals take part whose doctor has passed.
     """
 
     federation: Name
     address: str
     database: str
     prefect_url: str
+    require_ready: bool = True
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
 
 from components import errors
 from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
@@ -60,9 +59,6 @@ class InProcessDispatcher:
     def export(self, study: Study, file: Path) -> Future[Path]:
         """See `components.dispatch.Dispatcher`."""
         return self._work.submit(lambda: self._host().export(study, file))
-
-    def begin_round(self, number: int, run: UUID) -> None:
-        """See `components.dispatch.Dispatcher`; a site's run finds the round's by itself."""
 
     def close(self) -> None:
         """Wait for the order in hand, drop the rest, let go of the sites' journals."""
@@ -178,9 +174,6 @@ class PoolDispatcher:
     def export(self, study: Study, file: Path) -> Future[Path]:
         """See `components.dispatch.Dispatcher`."""
         return self._call(-1, "export", {"study": study.model_dump_json(), "file": str(file)}, Path)
-
-    def begin_round(self, number: int, run: UUID) -> None:
-        """See `components.dispatch.Dispatcher`; the sites here have no runs of their own."""
 
     def close(self) -> None:
         """End the processes; orders in flight are abandoned."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 
-from components.dispatch import SiteSetting
-from components.errors import QuorumError, StudyError
+from components.dispatch import Preparation, SiteSetting
+from components.errors import StudyError
 from components.journal import Journal
 from components.site_source import SiteSource, SourcePart
-from components.study import Study, VirtualSites
+from components.study import Study
 from flows import home as homes
 from flows.coordinator import CoordinatorSide, open_side, read_coordinator
 from flows.dispatch import PoolDispatcher
@@ -46,39 +47,37 @@ def run_federated(
     with Interruptible() as interrupted, ExitStack() as stack:
         journal = stack.enter_context(Journal.open(home / "trainings" / study.study / "journal.jsonl"))
         watcher.phase("asking the hospitals")
-        url, side = read_coordinator(folder).prefect_url, open_side(folder)
-        names = roster_of(study, side)
+        config, side = read_coordinator(folder), open_side(folder)
+        url = config.prefect_url
         check_reachable(url, name="Prefect")
         prefect = prefect_environment(url, None, user=os.environ)
         local = PoolDispatcher({COORDINATOR: _builder(study, folder, side)}, spawn_site_process(2), {COORDINATOR: 1})
         stack.callback(local.close)
         recorder = stack.enter_context(open_recorder(study, home))
         import_flows(prefect)
-        from flows.remote import RemoteDispatcher  # Prefect, once its settings are known
+        from flows.membership import Membership  # Prefect, once its settings are known
+        from flows.remote import RemoteDispatcher
         from flows.site_runs import SiteRuns
 
         interrupted.check()
         dispatcher = RemoteDispatcher(study, side, f"prepare-{secrets.token_hex(8)}", local, SiteRuns())
         stack.callback(dispatcher.close)
-        store = side.store(study.study).root
-        parts = Parts(study, home, home / "trainings" / study.study, store, journal, dispatcher, recorder, watcher)
-        opening = Opening(dispatcher.initialise(study), {name: dispatcher.prepare(name) for name in names}, None)
+        hospitals = Membership(study, side, dispatcher, require_ready=config.require_ready)
+        initial = dispatcher.initialise(study)
+        found = hospitals.gather(watcher, interrupted.check)
+        parts = Parts(
+            study, home, home / "trainings" / study.study, side.store(study.study).root, journal, dispatcher, recorder,
+            watcher, hospitals,
+        )  # fmt: skip
+        opening = Opening(initial, {name: _done(preparation) for name, preparation in found.items()}, None)
         return train_with(parts, opening, EarlyStart(prefect, lambda: None, None), fresh=fresh)
 
 
-def roster_of(study: Study, side: CoordinatorSide) -> list[str]:
-    """Return the hospitals that a study is trained at, in the order of their names.
-
-    Raises:
-        QuorumError: If a site the study names is not enrolled, or none is.
-    """
-    enrolled = sorted(site.name for site in side.sites.list() if site.active)
-    wanted = enrolled if isinstance(study.sites, VirtualSites) else sorted(site.name for site in study.sites)
-    missing = [name for name in wanted if name not in enrolled]
-    if missing or not wanted:
-        who = f"{', '.join(missing)} not enrolled" if missing else "no hospital is enrolled"
-        raise QuorumError(f"{who}: invite each with  wardround coordinator invite NAME")
-    return wanted
+def _done(preparation: Preparation) -> Future[Preparation]:
+    """Return a future that has its result."""
+    future: Future[Preparation] = Future()
+    future.set_result(preparation)
+    return future
 
 
 def _require_federated(study: Study) -> None:

@@ -143,6 +143,7 @@ def supervise(home: Path) -> None:
             address=f"https://127.0.0.1:{port}",
             database=f"sqlite:///{folder / 'gateway.db'}",
             prefect_url=prefect.api_url,
+            require_ready=False,  # it is this machine itself, and somebody waits
         )
         init_coordinator(folder, config, names=["127.0.0.1"], port=port)
         parts = [Part("gateway", ["components.gateway.serve", str(folder / GATEWAY_FILE)], folder / "gateway.log")]

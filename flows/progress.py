@@ -36,6 +36,9 @@ class Watcher:
     def site_done(self, number: int, site: str, *, ok: bool) -> None:
         """Say that a site's update was received, or that it was not usable."""
 
+    def waiting(self, text: str) -> None:
+        """Say what a round waits for; nothing any more if the text is empty."""
+
     def round_decided(self, number: int, value: float | None, seconds: float) -> None:
         """Say that a round was aggregated and evaluated."""
 
@@ -231,6 +234,12 @@ class LiveWatcher(Watcher):
             self._change(sites={**self._shown.sites, site: "done" if ok else "failed"})
             if "waiting" not in self._shown.sites.values():
                 self._change(phase="aggregating, and evaluating at every site")
+
+    def waiting(self, text: str) -> None:
+        """See `Watcher`; what is waited for leaves a line, for those who look later."""
+        if text:
+            self._console.print(Text(text, style="yellow"), highlight=False, soft_wrap=True)
+        self._change(phase=text or "training")
 
     def round_decided(self, number: int, value: float | None, seconds: float) -> None:
         """See `Watcher`."""

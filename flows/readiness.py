@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from components.errors import DataError
 from components.evaluation.histograms import sums_from_scores
 from components.evaluation.metrics import undefined_metrics
 from components.study import Study
+
+if TYPE_CHECKING:
+    from flows.session import Session
 
 
 def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> None:
@@ -28,6 +32,19 @@ def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> Non
             f"{ready} of {len(preparations)} sites are ready, a round needs {needed}. {reasons_text(reasons)}. "
             "Mend their data, or lower rounds.quorum or data.minimum_usable_fraction in the study"
         )
+
+
+def lacking_sites(session: Session) -> str:
+    """Return what a next round lacks of sites that are ready, in words; empty if it has enough."""
+    study, ready, members = session.study, session.sites, session.ledger.members
+    roster = select_roster(study, members, 1)
+    needed = study.rounds.quorum if isinstance(study.rounds.quorum, int) else quorum_of(study, len(roster))
+    absent = [site for site in study.rounds.required if site not in ready]
+    if len(ready) >= needed and not absent:
+        return ""
+    reasons = {site: session.ledger.preparations[site].reason for site in members if site not in ready}
+    reasons |= {site: "not in this federation" for site in absent if site not in reasons}
+    return f"{len(ready)} of {needed} sites are ready. {reasons_text(reasons)}"
 
 
 def require_metric(study: Study, preparations: Mapping[str, Preparation]) -> None:

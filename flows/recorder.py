@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from components.dispatch import Preparation
 from components.evaluation.figures import calibration_figure, roc_figure
 from components.evaluation.intervals import Estimate
 from components.federation import Evaluation, load_state
@@ -87,6 +88,11 @@ class Recorder:
         self._started = self._thread.submit(self._start, session)
         self._template = self._thread.submit(self._find_template, session)
 
+    def add_site(self, session: Session, found: Preparation) -> None:
+        """Record the data of a site that joined; in the background, once the runs are open."""
+        if self._started is not None:
+            self._thread.submit(self._log_site, session, found)
+
     def register(self, session: Session, number: int) -> Future[int]:
         """Register the version of a round and record its metrics; the future holds the version's number."""
         return self._thread.submit(self._register, session, number)
@@ -145,8 +151,6 @@ class Recorder:
         return found
 
     def _start(self, session: Session) -> None:
-        from components.tracking.datasets import SiteDataset
-
         tracker, _ = self._services()
         study = session.study
         params = {
@@ -164,12 +168,19 @@ class Recorder:
         tags = {"wardround.prefect_url": self._flow_url, "wardround.code_version": code_version()}
         tracker.start_training(session.training, study=study, params=params, tags=tags)
         for name, other in session.others.items():
-            if other.finished is None:  # killed, and not taken up again: only one process drives a study
+            gone = other.finished is None or other.finished.get("reason") == "cancelled"
+            if gone:  # killed or cancelled, and not taken up again: only one process drives a study
                 tracker.end_training(name, "KILLED")
-        for site, found in sorted(session.ledger.preparations.items()):
-            if found.items is not None:
-                dataset = SiteDataset(site, found.data_digest, found.items, found.class_counts, study.task.classes)
-                tracker.log_site_data(dataset)
+        for _, found in sorted(session.ledger.preparations.items()):
+            self._log_site(session, found)
+
+    def _log_site(self, session: Session, found: Preparation) -> None:
+        from components.tracking.datasets import SiteDataset
+
+        if found.items is not None:
+            classes = session.study.task.classes
+            dataset = SiteDataset(found.site, found.data_digest, found.items, found.class_counts, classes)
+            self._services()[0].log_site_data(dataset)
 
     def _finish(self, status: RunStatus, reason: str) -> None:
         if self._started is not None and self._started.exception() is None:
@@ -247,6 +258,8 @@ def lineage(session: Session, number: int) -> dict[str, Any]:
         "base_digest": item.plan.base_digest,
         "roster": item.plan.roster,
         "took_part": item.took_part,
+        "missing": item.missing,
+        "late": {site: plan.round for site, (plan, _) in sorted(item.late.items())},
         "items": {site: _items(session, site) for site in item.plan.roster},
         "code_version": session.ledger.started.get("code_version", code_version()),
     }
@@ -260,6 +273,7 @@ def version_tags(session: Session, number: int) -> dict[str, str]:
     }
     plain["base_version"] = str(facts["base_version"] or "initial weights")
     plain["strategy"] = facts["strategy"]["name"]
+    plain["missing"] = "; ".join(f"{site}: {reason}" for site, reason in sorted(facts["missing"].items())) or "nobody"
     plain["roster"], plain["took_part"] = ", ".join(facts["roster"]), ", ".join(facts["took_part"])
     return {f"wardround.{key}": value for key, value in plain.items()}
 

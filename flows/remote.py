@@ -114,6 +114,21 @@ class RemoteDispatcher:
         """See `components.dispatch.Dispatcher`."""
         self._runs.begin_round(number, run)
 
+    def say(self, number: int, text: str) -> None:
+        """Show in Prefect what a round waits for; nothing any more if the text is empty."""
+        self._runs.say(number, text)
+
+    def withdraw(self, order: Order) -> None:
+        """Have a site stop what it was ordered, and take no answer any more."""
+        slot = slot_of_order(order)
+        with self._lock:
+            item = self._waiting.pop(slot, None)
+        self._side.grants.close_slot(slot)
+        self._side.sealed.discard(slot)
+        if item is not None:
+            self._runs.withdraw([item.key])
+            item.future.cancel()
+
     def close(self) -> None:
         """Take no more answers; the sites' work goes on, and what they deliver is collected by the next start."""
         self._closed.set()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from concurrent.futures import Future
 from typing import Any
 
 from prefect import flow, task
@@ -28,17 +27,16 @@ from components.federation import (
     evaluation_order,
     plan_round,
     pool,
-    receive,
     save_state,
-    slot_of,
-    training_order,
     updates_of,
 )
-from components.ledger import RoundLedger
-from components.rounds import Answer, RoundPlan, ServerState, Split
+from components.rounds import Answer, ServerState, Split
 from components.tracking.context import in_round
+from flows.collecting import LOOK_EVERY_S, Collection
 from flows.readiness import reasons_text
 from flows.session import InterruptedTrainingError, OpenRound, Session, current_session
+
+EVALUATE_AGAIN_S = 10.0
 
 
 def open_round(session: Session, state: ServerState, number: int) -> OpenRound:
@@ -50,7 +48,7 @@ def open_round(session: Session, state: ServerState, number: int) -> OpenRound:
     item = session.ledger.rounds.get(number)
     if item is None:
         base = session.digest_after(number - 1)
-        known = len(session.ledger.preparations)
+        known = len(session.ledger.members)
         roster = select_roster(session.study, session.sites, number, total=known)
         plan = plan_round(
             session.study, session.strategy, state, training=session.training, roster=roster, base_digest=base
@@ -58,11 +56,9 @@ def open_round(session: Session, state: ServerState, number: int) -> OpenRound:
         session.record("round_planned", round=number, plan=plan.model_dump(mode="json"))
         item = session.ledger.rounds[number]
     session.watcher.round_opened(number, item.plan.roster)
-    answers: dict[str, Future[Answer]] = {}
-    if item.state is None:
-        answers = {site: _ask(session, item.plan, site) for site in item.plan.roster if site not in item.received}
+    collection = Collection(session, number, state) if item.state is None else None
     decided = asyncio.get_running_loop().create_future()
-    session.open_rounds[number] = OpenRound(number, state, answers, decided, time.monotonic())
+    session.open_rounds[number] = OpenRound(number, state, collection, decided, time.monotonic())
     return session.open_rounds[number]
 
 
@@ -82,7 +78,8 @@ async def federated_round(number: int, training: str) -> dict[str, Any] | State[
     """
     session = current_session()
     item = session.ledger.rounds[number]
-    session.dispatcher.begin_round(number, get_run_context().flow_run.id)  # type: ignore[union-attr]
+    if session.hospitals is not None:
+        session.hospitals.begin_round(number, get_run_context().flow_run.id)  # type: ignore[union-attr]
     try:
         with in_round(session.study.study, number):
             await _decide(session, number)
@@ -101,25 +98,9 @@ async def federated_round(number: int, training: str) -> dict[str, Any] | State[
 @task(name="train", task_run_name="train at {site}", cache_policy=NO_CACHE, persist_result=False)
 async def follow_training(site: str, number: int) -> dict[str, Any]:
     """Wait for one site's update, check it, and write it into the journal."""
-    session = current_session()
-    opened, plan = session.open_rounds[number], session.ledger.rounds[number].plan
-    left = plan.deadline_s - (time.monotonic() - opened.started)
-    try:
-        answer = await session.wait(opened.answers[site], timeout_s=max(left, 0))
-        order = training_order(plan, site)
-        found = session.ledger.preparations[site].items
-        most = found.usable if found else None
-        state, left_out = opened.state, session.left_out
-        await asyncio.to_thread(receive, order, answer, state, session.store, left_out=left_out, most_samples=most)
-    except InterruptedTrainingError:
-        raise
-    except (WardRoundError, TimeoutError) as error:
-        reason = str(error) or f"no answer within {plan.deadline_s:g} s"
-        session.record("update_refused", round=number, site=site, reason=reason)
-        session.watcher.site_done(number, site, ok=False)
-        raise SiteError(reason, site=site, round_number=number, stage="train") from None
-    session.record("update_received", round=number, site=site, answer=answer.model_dump(mode="json"))
-    session.watcher.site_done(number, site, ok=True)
+    collection = current_session().open_rounds[number].collection
+    assert collection is not None  # a round whose state is there follows nobody
+    answer = await collection.follow(site)
     return {"samples": answer.update.weight if answer.update else 0, **answer.seconds}
 
 
@@ -130,7 +111,7 @@ async def aggregate_updates(number: int) -> dict[str, Any]:
     opened, item = session.open_rounds[number], session.ledger.rounds[number]
 
     def aggregate() -> ServerState:
-        updates = updates_of(item.plan, item.received, session.store)
+        updates = updates_of(item.used_plans, item.used_answers, session.store)
         return session.strategy.aggregate(opened.state, updates)
 
     opened.state = await asyncio.to_thread(aggregate)
@@ -144,11 +125,11 @@ async def evaluate_round(number: int) -> dict[str, float]:
     """Evaluate the new state at every site and write the decision's ground into the journal."""
     session = current_session()
     opened = session.open_rounds[number]
-    evaluation = await evaluate_everywhere(session, number, "validation")
+    evaluation, took_s = await evaluate_everywhere(session, number, "validation")
     seconds = time.monotonic() - opened.started
     digest = session.keep_evaluation(f"round-{number:04d}", evaluation)
     metrics = {name: estimate.value for name, estimate in evaluation.metrics.items()}
-    session.record("evaluated", round=number, evaluation=digest, metrics=metrics, seconds=seconds)
+    session.record("evaluated", round=number, evaluation=digest, metrics=metrics, seconds=seconds, took_s=took_s)
     session.watcher.round_decided(number, metrics.get(session.metric), seconds)
     return metrics
 
@@ -171,78 +152,100 @@ async def _decide(session: Session, number: int) -> None:
     """Do what is missing until the round's new state is judged; then the next round may start."""
     opened, item = session.open_rounds[number], session.ledger.rounds[number]
     if item.state is None:
-        await _collect(session, opened, item)
+        await _collect(opened)
         await aggregate_updates(number)
     if item.evaluation is None:
         await evaluate_round(number)
     opened.decided.set_result(None)
 
 
-async def evaluate_everywhere(session: Session, number: int, split: Split) -> Evaluation:
+async def evaluate_everywhere(session: Session, number: int, split: Split) -> tuple[Evaluation, dict[str, float]]:
     """Evaluate a round's weights at every ready site and pool the sums.
 
+    Returns:
+        The evaluation, and how many seconds each site took.
+
     Raises:
-        QuorumError: If no site could evaluate.
+        QuorumError: If no site could evaluate, and nobody comes back who could.
     """
+    while True:
+        answers, took_s, reasons = await _evaluate_once(session, number, split)
+        if answers:
+            session.hospitals_said(number, "")
+            return await asyncio.to_thread(pool, session.study, answers), took_s
+        if session.hospitals is None:
+            raise QuorumError(f"no site could evaluate round {number}. {reasons_text(reasons)}")
+        session.hospitals_said(number, f"waiting for a site that can evaluate: {reasons_text(reasons)}")
+        await session.wait_any(timeout_s=EVALUATE_AGAIN_S)
+
+
+async def _evaluate_once(
+    session: Session, number: int, split: Split
+) -> tuple[dict[str, Answer], dict[str, float], dict[str, str]]:
+    """Ask every ready site; return the answers, how long they took, and why others have none."""
     answers: dict[str, Answer] = {}
+    took_s: dict[str, float] = {}
     reasons: dict[str, str] = {}
-    asked = [_evaluate_at(session, number, site, split) for site in session.sites]
-    for site, outcome in zip(session.sites, await asyncio.gather(*asked, return_exceptions=True), strict=True):
-        if isinstance(outcome, Answer):
-            answers[site] = outcome
-        elif isinstance(outcome, WardRoundError) and not isinstance(outcome, InterruptedTrainingError):
+
+    async def ask(site: str) -> None:
+        asked = time.monotonic()
+        answers[site] = await _evaluate_at(session, number, site, split)
+        took_s[site] = time.monotonic() - asked
+
+    sites = session.sites
+    for site, outcome in zip(sites, await asyncio.gather(*map(ask, sites), return_exceptions=True), strict=True):
+        if isinstance(outcome, WardRoundError) and not isinstance(outcome, InterruptedTrainingError):
+            answers.pop(site, None)
             reasons[site] = str(outcome)
             session.record("evaluation_refused", round=number, site=site, split=split, reason=str(outcome))
-        else:
+        elif outcome is not None:
             raise outcome
-    if not answers:
-        raise QuorumError(f"no site could evaluate round {number}. {reasons_text(reasons)}")
-    return await asyncio.to_thread(pool, session.study, answers)
+    return answers, took_s, reasons
 
 
 async def _evaluate_at(session: Session, number: int, site: str, split: Split) -> Answer:
     """Let one site evaluate the weights a round ended with, and check what it says."""
     item = session.ledger.rounds[number]
     order = evaluation_order(item.plan, site, item.require_state().weights, split)
-    try:
-        answer = await session.wait(session.dispatcher.submit(order), timeout_s=item.plan.deadline_s)
-    except TimeoutError:
-        raise SiteError("no answer in time", site=site, round_number=number, stage="evaluate") from None
-    verify_answer(answer, order)
+    answer = asyncio.wrap_future(session.dispatcher.submit(order))
+    due = time.monotonic() + session.evaluation_deadline_s(site, item.plan.deadline_s)
+    while not answer.done():
+        left_s = due - time.monotonic()
+        if left_s <= 0 or session.away(site):
+            if session.hospitals is not None:
+                session.hospitals.withdraw(order)
+            answer.cancel()
+            reason = session.away(site) or "no answer in time"
+            raise SiteError(reason, site=site, round_number=number, stage="evaluate")
+        await session.wait_any(answer, timeout_s=min(left_s, LOOK_EVERY_S))
+    found = answer.result()
+    verify_answer(found, order)
     asked, bins = session.study.task, session.study.evaluate.bins
-    if answer.sums is not None:
-        check_sums(answer.sums, kind=asked.kind, classes=asked.classes, bins=bins)
-    return answer
+    if found.sums is not None:
+        check_sums(found.sums, kind=asked.kind, classes=asked.classes, bins=bins)
+    return found
 
 
-async def _collect(session: Session, opened: OpenRound, item: RoundLedger) -> None:
-    """Wait for the sites' updates until all are there or the deadline; check the quorum."""
-    runs = [_settled(follow_training(site, opened.number, return_state=True)) for site in sorted(opened.answers)]
-    for outcome in await asyncio.gather(*runs):
+async def _collect(opened: OpenRound) -> None:
+    """Wait until the round closes; each site's part of it is a task run."""
+    collection = opened.collection
+    assert collection is not None  # since the round has no state yet
+    runs = [_settled(follow_training(site, opened.number, return_state=True)) for site in collection.sites]
+    outcomes = asyncio.gather(*runs)
+    try:
+        await collection.until_closed()
+    finally:
+        found = await outcomes
+    for outcome in found:
         if isinstance(outcome, BaseException) and not isinstance(outcome, SiteError):
             raise outcome
-    if len(item.received) < item.plan.quorum:
-        raise QuorumError(
-            f"round {opened.number} has {len(item.received)} of the {item.plan.quorum} updates it needs. "
-            f"{reasons_text(item.refused)}. "
-            "Mend the sites and run the same command: what arrived is kept; or lower rounds.quorum in the study"
-        )
+    collection.take_late()
 
 
 async def _settled(run: Any) -> Any:
     """Wait for a task's run; return what it returned, or the exception it failed with."""
     state: State[Any] = await run
     return await state.aresult(raise_on_failure=False)
-
-
-def _ask(session: Session, plan: RoundPlan, site: str) -> Future[Answer]:
-    """Return a future of a site's answer: the one in its slot, or one to come."""
-    kept = session.store.slot_answer(slot_of(plan, site))
-    if kept is not None and kept.nonce == training_order(plan, site).nonce:
-        done: Future[Answer] = Future()
-        done.set_result(kept)
-        return done
-    return session.dispatcher.submit(training_order(plan, site))
 
 
 def round_table(session: Session, number: int) -> str:

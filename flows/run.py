@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.assemble import assemble
 from components.comparison import POOLED
@@ -36,6 +36,9 @@ from flows.recorder import Recorder, open_recorder
 from flows.results import Results, test_results
 from flows.signals import Interruptible, run_stoppable
 from flows.version import code_version
+
+if TYPE_CHECKING:
+    from flows.session import Hospitals
 
 T = TypeVar("T")
 
@@ -137,6 +140,7 @@ class Parts:
         dispatcher: How orders reach the sites.
         recorder: What writes MLflow.
         watcher: Is told what happens.
+        hospitals: What is known of sites that live on their own; None in a simulation.
     """
 
     study: Study
@@ -147,6 +151,7 @@ class Parts:
     dispatcher: Dispatcher
     recorder: Recorder
     watcher: Watcher
+    hospitals: Hospitals | None = None
 
 
 def site_settings(study: Study, sources: Sequence[SiteSource], home: Path) -> dict[str, SiteSetting]:
@@ -251,6 +256,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
         dispatcher=parts.dispatcher,
         recorder=parts.recorder,
         watcher=parts.watcher,
+        hospitals=parts.hospitals,
         others={name: item for name, item in trainings(parts.journal.entries).items() if name != ledger.training},
     )
 

@@ -6,16 +6,19 @@ Flows take JSON; what cannot be JSON lives here and is found through `current_se
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from uuid import UUID
 
 from components.convergence import Progress, assess
-from components.dispatch import Dispatcher
+from components.deadlines import learned_deadline
+from components.dispatch import Dispatcher, Preparation
 from components.errors import WardRoundError
 from components.federation import Evaluation, first_state, load_state, pool_sums
 from components.journal import Journal
@@ -28,9 +31,11 @@ from flows.progress import Watcher
 if TYPE_CHECKING:
     from components.exchange.store import FolderStore
     from components.strategies import Strategy
+    from flows.collecting import Collection, LateAnswer
     from flows.recorder import Recorder
 
 T = TypeVar("T")
+AWAY_S = 60.0  # not heard of for so long: away; a hospital says every few seconds that it is there
 
 
 class InterruptedTrainingError(WardRoundError):
@@ -39,13 +44,41 @@ class InterruptedTrainingError(WardRoundError):
     exit_code = 130
 
 
+class Hospitals(Protocol):
+    """What a coordinator knows of sites that live on their own: who is there, who comes and who goes."""
+
+    def begin_round(self, number: int, run: UUID) -> None:
+        """Take note under which flow run a round is shown."""
+        ...
+
+    def say(self, number: int, text: str) -> None:
+        """Show what a round waits for; nothing any more if the text is empty."""
+        ...
+
+    def silent_s(self, site: str) -> float:
+        """Return for how many seconds a site was not heard of."""
+        ...
+
+    def estimate_s(self, site: str) -> float | None:
+        """Return what a site's doctor expects a round of this study to take, in seconds."""
+        ...
+
+    def withdraw(self, order: Order) -> None:
+        """Have a site stop what it was ordered, and take no answer any more."""
+        ...
+
+    def changes(self) -> list[Preparation]:
+        """Return what was found since the last call: sites that became ready, and sites that are no members now."""
+        ...
+
+
 @dataclass
 class OpenRound:
     """A round between its plan and its decision."""
 
     number: int
     state: ServerState
-    answers: dict[str, Future[Any]]
+    collection: Collection | None
     decided: asyncio.Future[None]
     started: float
     evaluation: Evaluation | None = None
@@ -64,7 +97,9 @@ class Session:
     dispatcher: Dispatcher
     recorder: Recorder
     watcher: Watcher
+    hospitals: Hospitals | None = None  # None in a simulation, whose sites neither come nor go
     others: Mapping[str, TrainingLedger] = field(default_factory=dict)
+    late: dict[str, LateAnswer] = field(default_factory=dict)
     open_rounds: dict[int, OpenRound] = field(default_factory=dict)
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -117,13 +152,15 @@ class Session:
         Other trainings that may be resumed (of other versions of this study) keep theirs.
         """
         best, newest = self.progress().best_round, max(self.ledger.rounds, default=0)
-        keep: set[str] = set()
-        open_rounds: list[tuple[str, int]] = []
+        keep = {late.plan.base_digest for late in self.late.values()}
+        open_rounds = [(self.training, late.plan.round) for late in self.late.values()]
         for training in resumable({**self.others, self.training: self.ledger}):
             keep.add(training.initial.weights_digest)
             for number, item in list(training.rounds.items()):
                 if item.version is None:
                     open_rounds.append((training.training, number))
+                    open_rounds += [(training.training, plan.round) for plan, _ in item.late.values()]
+                    keep |= {plan.base_digest for plan, _ in item.late.values()}
                 if training is not self.ledger or item.version is None or number in (best, newest, newest - 1):
                     keep |= item.digests
         # The next round's state may be written but not yet recorded: what is a minute old is left alone.
@@ -182,8 +219,70 @@ class Session:
             if not waited.done():
                 waited.cancel()
 
+    async def wait_any(self, *work: Awaitable[Any], timeout_s: float | None = None) -> None:
+        """Wait until any of several is done or the time is up; what is no task of its own goes on afterwards.
+
+        Raises:
+            InterruptedTrainingError: If the operator stopped the training.
+        """
+        own = [asyncio.ensure_future(one) for one in (*work, self.stop.wait())]
+        try:
+            await asyncio.wait(own, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for given, waited in zip((*work, None), own, strict=True):
+                if given is not waited:
+                    waited.cancel()
+        if self.stop.is_set():
+            raise self._interrupted()
+
+    def away(self, site: str) -> str:
+        """Return that a site is not there, in words; empty if it is."""
+        silent_s = self.hospitals.silent_s(site) if self.hospitals is not None else 0.0
+        if silent_s < AWAY_S:
+            return ""
+        return "never heard of" if silent_s == math.inf else f"not heard of for {_about(silent_s)}"
+
+    def deadline_s(self, site: str, cap_s: float) -> float:
+        """Return how long a round waits for a site: learned from its rounds, or what its doctor expects."""
+        rounds = [item for _, item in sorted(self.ledger.rounds.items())]
+        durations = [item.durations[site] for item in rounds if site in item.durations]
+        estimate_s = self.hospitals.estimate_s(site) if self.hospitals is not None and not durations else None
+        return learned_deadline(durations, cap_s=cap_s, estimate_s=estimate_s)
+
+    def evaluation_deadline_s(self, site: str, cap_s: float) -> float:
+        """Return how long an evaluation waits for a site; in a simulation as long as may be."""
+        if self.hospitals is None:
+            return cap_s
+        rounds = [item for _, item in sorted(self.ledger.rounds.items())]
+        durations = [item.evaluation_durations[site] for item in rounds if site in item.evaluation_durations]
+        return learned_deadline(durations, cap_s=cap_s)
+
+    def follow_membership(self) -> None:
+        """Take in the sites that came, and let go those that went."""
+        for found in self.hospitals.changes() if self.hospitals is not None else []:
+            if found.ready:
+                self.record("site_joined", site=found.site, preparation=found.model_dump(mode="json"))
+                self.recorder.add_site(self, found)
+            elif found.site in self.sites:
+                self.record("site_left", site=found.site, reason=found.reason)
+
+    def hospitals_said(self, number: int, text: str) -> None:
+        """Show what a round waits for, wherever somebody may look."""
+        self.watcher.waiting(text)
+        if self.hospitals is not None:
+            self.hospitals.say(number, text)
+
     def _interrupted(self) -> InterruptedTrainingError:
         return InterruptedTrainingError(f"training {self.training} was stopped; the same command resumes it")
+
+
+def _about(seconds: float) -> str:
+    """Return a time in a unit that does not change all the time.
+
+    >>> _about(95), _about(7500)
+    ('1 min', '2 h')
+    """
+    return f"{seconds // 60:.0f} min" if seconds < 3600 else f"{seconds // 3600:.0f} h"
 
 
 _session: ContextVar[Session] = ContextVar("wardround_session")

@@ -21,9 +21,9 @@ from uuid import UUID
 from prefect import Task
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.exceptions import ObjectAlreadyExists
-from prefect.states import Cancelled, Pending, Scheduled
+from prefect.states import Cancelled, Pending, Running, Scheduled
 
 from components.errors import ServiceError
 from components.exchange.site_request import SiteRequest, request_parameters
@@ -61,6 +61,7 @@ class SiteRuns:
         self._client: PrefectClient | None = None
         self._deployments: dict[tuple[str, str], asyncio.Future[UUID]] = {}
         self._rounds: dict[int, asyncio.Future[UUID]] = {}
+        self._runs_of_rounds: dict[int, UUID] = {}
         self._shown: dict[str, UUID] = {}
         self._open: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, daemon=True, name="site-runs")
@@ -73,6 +74,10 @@ class SiteRuns:
     def begin_round(self, number: int, run: UUID) -> None:
         """Show the work of a round under a flow run; returns at once."""
         self._start(self._begin_round(number, run))
+
+    def say(self, number: int, text: str) -> None:
+        """Show at a round's run what it waits for; nothing any more if the text is empty. Returns at once."""
+        self._start(self._say(number, text))
 
     def withdraw(self, keys: Sequence[str]) -> None:
         """Show that work is not wanted any more; returns at once."""
@@ -130,6 +135,7 @@ class SiteRuns:
 
     async def _begin_round(self, number: int, run: UUID) -> None:
         """Make what stands in the round's run for all that happens at its hospitals."""
+        self._runs_of_rounds[number] = run
         client = await self._connected()
         task: Task[Any, Any] = Task(name="hospitals", fn=_nothing)
         made = await client.create_task_run(task, run, dynamic_key="hospitals", state=Pending())
@@ -160,6 +166,12 @@ class SiteRuns:
             deployment, parameters=request_parameters(run.request), state=Scheduled(), name=run.name,
             idempotency_key=key, parent_task_run_id=parent,
         )  # fmt: skip
+
+    async def _say(self, number: int, text: str) -> None:
+        run = self._runs_of_rounds.get(number)
+        if run is not None:
+            state: State[None] = Running(name="WaitingForQuorum", message=text) if text else Running()
+            await (await self._connected()).set_flow_run_state(run, state, force=True)
 
     async def _withdraw(self, keys: Sequence[str]) -> None:
         client = await self._connected()

@@ -21,6 +21,7 @@ from components.errors import QuorumError
 from components.rounds import ServerState
 from components.sums_file import write_sums
 from flows.leftovers import end_leftovers
+from flows.readiness import lacking_sites
 from flows.round import evaluate_everywhere, federated_round, open_round
 from flows.session import InterruptedTrainingError, OpenRound, Session, current_session
 
@@ -66,7 +67,7 @@ async def federated_training(study: str, training: str) -> dict[str, Any] | Stat
 async def test_best(number: int) -> dict[str, float]:
     """Judge the best round once on the test items of every site."""
     session = current_session()
-    evaluation = await evaluate_everywhere(session, number, "test")
+    evaluation, _ = await evaluate_everywhere(session, number, "test")
     digest = session.keep_evaluation("test", evaluation)
     metrics = {name: estimate.value for name, estimate in evaluation.metrics.items()}
     session.record("tested", round=number, evaluation=digest, metrics=metrics)
@@ -127,6 +128,8 @@ async def _rounds(session: Session, closing: list[asyncio.Task[Any]], artifact: 
     state: ServerState | None = None
     number = next_number(session, 0)
     while number is not None:
+        if number not in session.open_rounds:
+            await _gather_sites(session, number)
         opened = take_up(session, number, state)
         session.recorder.start(session, flow_run)
         following = asyncio.create_task(_follow(session, number))
@@ -140,6 +143,23 @@ async def _rounds(session: Session, closing: list[asyncio.Task[Any]], artifact: 
         _raise_first_error(closing)
         number = next_number(session, number)
     session.recorder.start(session, flow_run)
+
+
+async def _gather_sites(session: Session, number: int) -> None:
+    """Take in who came and who went; where too few are there for a round that is not planned, wait for them.
+
+    Raises:
+        QuorumError: If too few are there, and nobody comes back.
+    """
+    session.follow_membership()
+    while number not in session.ledger.rounds and (lacking := lacking_sites(session)):
+        if session.hospitals is None:
+            raise QuorumError(f"round {number} cannot begin: {lacking}")
+        session.hospitals_said(number, f"waiting for quorum: {lacking}")
+        await session.wait_any(timeout_s=1.0)
+        session.follow_membership()
+        if not lacking_sites(session):
+            session.hospitals_said(number, "")
 
 
 async def _follow(session: Session, number: int) -> None:

@@ -1,0 +1,185 @@
+"""The hospitals of a training: who is asked to prepare, who is there, who comes and who goes."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from uuid import UUID
+
+from components.assemble import quorum_of
+from components.dispatch import Preparation
+from components.errors import QuorumError, WardRoundError
+from components.gateway.sites import Site
+from components.rounds import Order
+from components.study import Study, VirtualSites
+from flows.coordinator import CoordinatorSide
+from flows.progress import Watcher
+from flows.remote import RemoteDispatcher
+
+LOOK_EVERY_S = 0.1
+LOOK_AT_SITES_EVERY_S = 1.0
+LONG_SILENT_S = 15.0  # before the first round, a site not heard of for so long is not waited for if others are enough
+ASK_AGAIN_S = 60.0  # a site that was not ready, or could not be asked
+
+
+class Membership:
+    """The hospitals of one training; a `flows.session.Hospitals`.
+
+    Args:
+        study: What is trained. Where it names its sites, only those take part, else every one that is enrolled.
+        side: The coordinator's side of the federation.
+        dispatcher: Asks sites to prepare, and shows and withdraws their work.
+        require_ready: Whether only sites take part whose doctor has passed.
+    """
+
+    def __init__(
+        self, study: Study, side: CoordinatorSide, dispatcher: RemoteDispatcher, *, require_ready: bool
+    ) -> None:
+        self._study, self._side, self._dispatcher, self._require_ready = study, side, dispatcher, require_ready
+        self._named = None if isinstance(study.sites, VirtualSites) else {site.name for site in study.sites}
+        self._asked: dict[str, Future[Preparation]] = {}
+        self._again_at: dict[str, float] = {}
+        self._found: dict[str, Preparation] = {}
+        self._sites: dict[str, Site] = {}
+        self._heard: dict[str, tuple[float, float]] = {}  # what a site's clock of arrival said, and when we saw it
+        self._looked = -math.inf
+
+    def gather(self, watcher: Watcher, check: Callable[[], None]) -> dict[str, Preparation]:
+        """Ask every hospital to prepare, and wait for them, or for enough of them where the others are away.
+
+        Args:
+            watcher: Is told for whom is waited.
+            check: Called now and then; raises what ends the waiting.
+
+        Returns:
+            What each site found; one that is away is not ready, and joins when it answers.
+
+        Raises:
+            QuorumError: If a site the study names is not enrolled, or none is.
+        """
+        self._look(now=True)
+        self._require_members()
+        said = ""
+        while waiting := self._waiting_for():
+            check()
+            if waiting != said:
+                said = waiting
+                watcher.phase(waiting)
+            time.sleep(LOOK_EVERY_S)
+            self._look()
+        return {name: self._found.get(name) or self._away(name) for name in sorted(self._asked)}
+
+    def changes(self) -> list[Preparation]:
+        """See `flows.session.Hospitals`."""
+        before = {name for name, found in self._found.items() if found.ready}
+        self._look(now=True)
+        ready = {name for name, found in self._found.items() if found.ready}
+        gone = [self._gone(name) for name in sorted(before - ready)]
+        return gone + [self._found[name] for name in sorted(ready - before)]
+
+    def begin_round(self, number: int, run: UUID) -> None:
+        """See `flows.session.Hospitals`."""
+        self._dispatcher.begin_round(number, run)
+
+    def say(self, number: int, text: str) -> None:
+        """See `flows.session.Hospitals`."""
+        self._dispatcher.say(number, text)
+
+    def withdraw(self, order: Order) -> None:
+        """See `flows.session.Hospitals`."""
+        self._dispatcher.withdraw(order)
+
+    def silent_s(self, site: str) -> float:
+        """See `flows.session.Hospitals`; by this process's monotonic clock, once it saw the site say something."""
+        self._read_sites()
+        return time.monotonic() - self._heard[site][1] if site in self._heard else math.inf
+
+    def estimate_s(self, site: str) -> float | None:
+        """See `flows.session.Hospitals`."""
+        found = self._sites.get(site)
+        about = ((found.doctor or {}).get("findings") or {}).get("a_round") if found is not None else None
+        if not isinstance(about, dict) or about.get("study") != self._study.study:
+            return None
+        seconds = about.get("first_round_s")
+        return float(seconds) if isinstance(seconds, int | float) else None
+
+    def _look(self, *, now: bool = False) -> None:
+        """See who is a member, ask those who were not asked, and take what they found."""
+        self._read_sites(now=now)
+        members = {name for name, site in self._sites.items() if self._is_member(site)}
+        for name in sorted(members - self._asked.keys()):
+            if time.monotonic() >= self._again_at.get(name, -math.inf):
+                self._asked[name] = self._dispatcher.prepare(name)
+        for name in sorted(self._asked.keys() - members):
+            del self._asked[name]
+            self._found.pop(name, None)
+        for name, asked in list(self._asked.items()):
+            if asked.done() and name not in self._found:
+                self._take(name, asked)
+
+    def _take(self, name: str, asked: Future[Preparation]) -> None:
+        """Take what a site found; one that is not ready is asked again after a while."""
+        try:
+            self._found[name] = asked.result()
+        except WardRoundError as error:
+            self._found[name] = Preparation(site=name, ready=False, reason=str(error))
+        if not self._found[name].ready:
+            self._again_at[name] = time.monotonic() + ASK_AGAIN_S
+
+    def _read_sites(self, *, now: bool = False) -> None:
+        """Read the gateway's list of sites, not too often."""
+        seen_at = time.monotonic()
+        if not now and seen_at - self._looked < LOOK_AT_SITES_EVERY_S:
+            return
+        self._looked = seen_at
+        self._sites = {site.name: site for site in self._side.sites.list()}
+        for name, site in self._sites.items():
+            if site.last_seen is None or self._heard.get(name, (None,))[0] == site.last_seen:
+                continue
+            # At first sight the two clocks are compared; from then on only this process's own.
+            ago_s = 0.0 if name in self._heard else max(time.time() - site.last_seen, 0.0)
+            self._heard[name] = site.last_seen, seen_at - ago_s
+
+    def _is_member(self, site: Site) -> bool:
+        """Return whether a site takes part in this training."""
+        if self._named is not None and site.name not in self._named:
+            return False
+        return site.status == "ready" if self._require_ready else site.active
+
+    def _require_members(self) -> None:
+        """Refuse to begin where a named site, or every site, is missing from the federation."""
+        enrolled = {name for name, site in self._sites.items() if site.active}
+        absent = sorted((self._named or set()) - enrolled)
+        if absent or not enrolled:
+            who = f"{', '.join(absent)} not enrolled" if absent else "no hospital is enrolled"
+            raise QuorumError(f"{who}: invite each with  wardround coordinator invite NAME")
+        if not self._asked:
+            raise QuorumError(
+                f"{', '.join(sorted(enrolled))}: enrolled, but no doctor has passed. Run at each hospital: "
+                "wardround hospital doctor"
+            )
+
+    def _waiting_for(self) -> str:
+        """Say for whom the first round waits; empty if it can begin, or never will."""
+        open_ones = sorted(self._asked.keys() - self._found.keys())
+        silent = [name for name in open_ones if self.silent_s(name) > LONG_SILENT_S]
+        ready = sum(found.ready for found in self._found.values())
+        enough = ready >= self._needed() and not set(self._study.rounds.required) - self._found.keys()
+        if not open_ones or (enough and silent == open_ones):
+            return ""
+        if silent == open_ones:
+            return f"waiting for quorum: {ready} of {self._needed()} sites are ready, missing: {', '.join(silent)}"
+        return f"waiting for {', '.join(open_ones)} to open their data"
+
+    def _needed(self) -> int:
+        quorum = self._study.rounds.quorum
+        return quorum if isinstance(quorum, int) else quorum_of(self._study, len(self._asked))
+
+    def _away(self, name: str) -> Preparation:
+        return Preparation(site=name, ready=False, reason="away when the training began")
+
+    def _gone(self, name: str) -> Preparation:
+        site = self._sites.get(name)
+        return Preparation(site=name, ready=False, reason=f"{site.status if site else 'gone'} since")
