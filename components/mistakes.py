@@ -106,6 +106,22 @@ def explain(
     return mistakes
 
 
+def first_mistake(error: ValidationError, whole: str = "the whole") -> str:
+    """Say in one line what is wrong first, for what came over the wire or out of a machine's own file.
+
+    Args:
+        error: What pydantic raised.
+        whole: What to call the place where it is no single field.
+
+    Guarantees:
+        pydantic's words and the path of the field (at most 100 characters), never the value that was given; at most
+        300 characters. Only what a validator of the model itself says stands there as it is.
+    """
+    first = error.errors(include_input=False, include_url=False, include_context=False)[0]
+    where = ".".join(map(str, first["loc"]))[:100]
+    return f"{where or whole}: {first['msg']}"[:300]
+
+
 def unknown_key(key: str, allowed: Iterable[str], elsewhere: Mapping[str, str] | None = None) -> str:
     """Say that a key is unknown, with the nearest right one.
 

@@ -29,6 +29,7 @@ from components.gateway.sites import Sites
 from components.gateway.slots import SealedSlots
 from components.gateway.tokens import Invitation
 from components.governance.identity_files import CoordinatorFolder, CoordinatorSecrets
+from components.mistakes import first_mistake
 from components.rounds import Name, Record
 
 FILE, GATEWAY_FILE = "coordinator.json", "gateway.json"
@@ -146,8 +147,7 @@ def read_coordinator(folder: Path) -> CoordinatorConfig:
     try:
         return CoordinatorConfig.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        raise StorageError(f"{FILE}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from error
+        raise StorageError(f"{FILE}: {first_mistake(error, 'the file')}") from error
 
 
 def open_side(folder: Path) -> CoordinatorSide:

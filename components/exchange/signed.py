@@ -20,19 +20,17 @@ Not guaranteed: that two sites were given the same plan (compare `Signed.sha256`
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from components.errors import RefusedError
 from components.exchange.keys import SealingPublicKey, SigningKey, VerifyKey
-from components.exchange.protocol import PROTOCOL, require_protocol
-from components.exchange.signing import Signed, canonical, sign, verify
+from components.exchange.protocol import PROTOCOL
+from components.exchange.signing import Signed, canonical, sign, verify_record
 from components.rounds import Answer, Name, Order, Record, RoundPlan, Sha256
 
 UPDATE, PLAN, ORDER = "update", "plan", "order"
-
-_R = TypeVar("_R", bound=Record)
 
 
 class UpdateEnvelope(Record):
@@ -141,7 +139,7 @@ def read_update(signed: Signed, key: VerifyKey) -> UpdateEnvelope:
     Raises:
         RefusedError: If it was not signed by this site's key, speaks another protocol, or is no envelope.
     """
-    return _read(UPDATE, signed, key, UpdateEnvelope)
+    return verify_record(UPDATE, signed, key, UpdateEnvelope)
 
 
 def verify_update(signed: Signed, key: VerifyKey, *, federation: str, order: Order) -> UpdateEnvelope:
@@ -197,7 +195,7 @@ def verify_plan(
         RefusedError: If it was not signed by this key, speaks another protocol, or is for another federation,
             study, architecture or sealing key.
     """
-    plan = _read(PLAN, signed, key, SignedPlan)
+    plan = verify_record(PLAN, signed, key, SignedPlan)
     _require("the plan", plan, federation=federation, sealing_key=sealing_key.fingerprint)
     _require("the plan", plan.plan, study_digest=study_digest)
     if plan.architecture not in architectures:
@@ -218,7 +216,7 @@ def verify_order(signed: Signed, key: VerifyKey, *, plan: SignedPlan, site: str)
         RefusedError: If it was not signed by this key, speaks another protocol, or is for another federation,
             plan or site; or asks for training from other weights than the plan, or by a site not in its roster.
     """
-    found = _read(ORDER, signed, key, SignedOrder)
+    found = verify_record(ORDER, signed, key, SignedOrder)
     order = found.order
     _require("the order", found, federation=plan.federation)
     _require("the order", order, site=site)
@@ -265,18 +263,6 @@ def require_newer(plan: RoundPlan, last: RoundPlan | None) -> None:
         f"the plan for round {plan.round}, attempt {plan.attempt} of {plan.training} {problem} the last one accepted "
         f"here (round {last.round}, attempt {last.attempt}): was the coordinator restored from an older backup?"
     )
-
-
-def _read(kind: str, signed: Signed, key: VerifyKey, record: type[_R]) -> _R:
-    """Return a record whose signature, protocol and form were verified, in this order."""
-    fields = verify(kind, signed, key)
-    require_protocol(fields.get("protocol"), f"who signed this {kind}")
-    try:
-        return record.model_validate(fields)
-    except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        raise RefusedError(f"this is not a signed {kind}: {where[:100]}: {first['msg']}") from error
 
 
 def _require(what: str, record: Record, **expected: Any) -> None:

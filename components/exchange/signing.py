@@ -19,15 +19,18 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from components.errors import RefusedError
 from components.exchange.keys import SigningKey, VerifyKey, decode_base64
+from components.exchange.protocol import require_protocol
+from components.mistakes import first_mistake
 
 MAX_BODY_BYTES = 1 << 21  # twice the longest answer of a site
 
+_R = TypeVar("_R", bound=BaseModel)
 _KIND = r"[a-z][a-z0-9-]{0,62}"  # no "/" and no NUL: the prefix can be read in one way only
 
 
@@ -120,6 +123,26 @@ def verify(kind: str, signed: Signed, key: VerifyKey, *, max_bytes: int = MAX_BO
     return _parse(kind, body)
 
 
+def verify_record(kind: str, signed: Signed, key: VerifyKey, record: type[_R]) -> _R:
+    """Return a record after its signature, its protocol and its form were verified, in this order.
+
+    Args:
+        kind: Which kind of record is expected here.
+        signed: The record as it came.
+        key: Who must have signed it, as for `verify`.
+        record: Its form, with a field ``protocol``.
+
+    Raises:
+        RefusedError: As `verify`, or if it speaks another protocol or has another form.
+    """
+    fields = verify(kind, signed, key)
+    require_protocol(fields.get("protocol"), f"who signed this {kind}")
+    try:
+        return record.model_validate(fields)
+    except ValidationError as error:
+        raise RefusedError(f"this is not a signed {kind}: {first_mistake(error)}") from error
+
+
 def read_signed(text: str | bytes) -> Signed:
     """Read a signed record from its JSON; nothing is verified yet.
 
@@ -129,9 +152,7 @@ def read_signed(text: str | bytes) -> Signed:
     try:
         return Signed.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "it"
-        raise RefusedError(f"this is not a signed record: {where[:100]}: {first['msg']}") from error
+        raise RefusedError(f"this is not a signed record: {first_mistake(error)}") from error
 
 
 def _message(kind: str, body: bytes) -> bytes:

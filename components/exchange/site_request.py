@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
 from components.dispatch import Preparation
 from components.errors import RefusedError
 from components.exchange.keys import SigningKey, VerifyKey
-from components.exchange.protocol import PROTOCOL, require_protocol
-from components.exchange.signing import Signed, sign, verify
-from components.rounds import Name, Record
+from components.exchange.protocol import PROTOCOL
+from components.exchange.signing import Signed, sign, verify_record
+from components.mistakes import first_mistake
+from components.rounds import Name, Record, Sha256
 from components.study import Study
 
 MAX_BYTES = 256 * 1024  # Prefect itself refuses parameters above 512 KiB
 PARAMETER = "request"
 PREPARE, PREPARATION = "prepare", "preparation"
 
-_R = TypeVar("_R", bound=Record)
 Nonce = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
@@ -72,7 +72,7 @@ class Call(Record):
     federation: Name
     site: Name
     training: Name
-    study_digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    study_digest: Sha256
     nonce: Nonce
 
 
@@ -150,7 +150,7 @@ def parse_request(text: str, *, site: str) -> SiteRequest:
     try:
         request = SiteRequest.model_validate_json(text)
     except ValidationError as error:
-        raise RefusedError(f"the request is not valid: {_first(error)}") from None
+        raise RefusedError(f"the request is not valid: {first_mistake(error)}") from None
     if request.site != site:
         raise RefusedError(f"the request is for {request.site}, this is {site}")
     return request
@@ -175,7 +175,7 @@ def verify_call(request: SiteRequest, key: VerifyKey, *, federation: str) -> Cal
     Raises:
         RefusedError: If another key signed it, or it is for another federation, site, training or study.
     """
-    call = _read(PREPARE, request.call, key, Call)
+    call = verify_record(PREPARE, request.call, key, Call)
     expected = (federation, request.site, request.training, request.study.digest)
     if (call.federation, call.site, call.training, call.study_digest) != expected:
         raise RefusedError("the call to prepare is for another federation, site, training or study")
@@ -193,26 +193,10 @@ def verify_prepared(signed: Signed, key: VerifyKey, call: Call) -> Preparation:
     Raises:
         RefusedError: If another key signed it, or it answers another call.
     """
-    prepared = _read(PREPARATION, signed, key, Prepared)
+    prepared = verify_record(PREPARATION, signed, key, Prepared)
     if prepared.call != call or (prepared.site, prepared.preparation.site) != (call.site, call.site):
         raise RefusedError(f"the preparation of {call.site} answers another call")
     return prepared.preparation
-
-
-def _read(kind: str, signed: Signed, key: VerifyKey, record: type[_R]) -> _R:
-    """Return a record whose signature, protocol and form were verified."""
-    fields = verify(kind, signed, key)
-    require_protocol(fields.get("protocol"), f"who signed this {kind}")
-    try:
-        return record.model_validate(fields)
-    except ValidationError as error:
-        raise RefusedError(f"this is not a signed {kind}: {_first(error)}") from error
-
-
-def _first(error: ValidationError) -> str:
-    """Say what is wrong first, and where, without what was given."""
-    first = error.errors(include_input=False, include_url=False)[0]
-    return f"{'.'.join(map(str, first['loc']))[:100] or 'the whole'}: {first['msg']}"
 
 
 def _names(parameters: Mapping[str, Any]) -> str:

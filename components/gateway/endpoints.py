@@ -14,6 +14,7 @@ from starlette.routing import Route, compile_path
 from components.gateway.door import Entrance, GoneError
 from components.gateway.identity import Caller
 from components.gateway.refusals import RefusalError
+from components.mistakes import first_mistake
 
 _R = TypeVar("_R", bound=BaseModel)
 
@@ -79,8 +80,7 @@ def parse_record(text: bytes, record: type[_R]) -> _R:
     try:
         return record.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-        reason = f"{'.'.join(map(str, first['loc'])) or 'the body'}: {first['msg']}"[:300]
+        reason = first_mistake(error, "the body")
         raise RefusalError(400, reason, said={"reason": reason}) from error
 
 

@@ -13,9 +13,8 @@ from starlette.responses import Response
 
 from components.errors import RefusedError
 from components.exchange.keys import VerifyKey
-from components.exchange.protocol import require_protocol
 from components.exchange.signed import UPDATE
-from components.exchange.signing import read_signed, verify
+from components.exchange.signing import read_signed, verify_record
 from components.exchange.site_request import PREPARATION
 from components.gateway.database import Database
 from components.gateway.door import GoneError
@@ -144,12 +143,9 @@ class Parcels:
             raise RefusalError(401, f"{caller.site} has no signing key")
         try:
             kind = PREPARATION if slot.kind == "prepare" else UPDATE
-            fields = verify(kind, read_signed(text), VerifyKey.from_base64(site.signing_key))
-            require_protocol(fields.get("protocol"), "the hospital")
-            head = EnvelopeHead.model_validate(fields)
-        except (RefusedError, ValidationError) as error:
-            reason = str(error) if isinstance(error, RefusedError) else "the envelope lacks a field"
-            raise RefusalError(400, f"an envelope: {error}", said={"reason": reason[:300]}) from error
+            head = verify_record(kind, read_signed(text), VerifyKey.from_base64(site.signing_key), EnvelopeHead)
+        except RefusedError as error:
+            raise RefusalError(400, f"an envelope: {error}", said={"reason": str(error)[:300]}) from error
         stated = slot.model_copy(update=head.model_dump(include={"training", "round", "attempt", "site"}))
         if (stated, head.federation) != (slot, self._settings.federation):
             raise RefusalError(400, "an envelope", said={"reason": "the envelope is for another slot or federation"})

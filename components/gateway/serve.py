@@ -25,6 +25,7 @@ from components.gateway.connections import DoorConfig, DoorLoop, server_context
 from components.gateway.database import Database
 from components.gateway.prefect_proxy import PrefectRoute
 from components.gateway.settings import Settings
+from components.mistakes import first_mistake
 
 _ROUTES = "components.gateway.prefect_routes"
 
@@ -86,9 +87,7 @@ def read_config(path: Path) -> Serve:
     try:
         return Serve.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        where = ".".join(map(str, first["loc"])) or "the file"
-        raise StorageError(f"{shown(path)}: {where}: {first['msg']}; mend it and start again") from error
+        raise StorageError(f"{shown(path)}: {first_mistake(error, 'the file')}; mend it and start again") from error
 
 
 def prefect_routes() -> Sequence[PrefectRoute]:

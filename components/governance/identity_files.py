@@ -41,6 +41,7 @@ from components.governance.certificates import (
     read_credential,
 )
 from components.governance.pins import Federation, PinnedKeys, PublicKeys, accept_peer, pin, pin_peers
+from components.mistakes import first_mistake
 
 __all__ = [
     "CoordinatorFolder",
@@ -158,9 +159,7 @@ class SiteFolder:
         try:
             return Federation.model_validate_json(read_secret(self.federation, public=True))
         except ValidationError as error:
-            first = error.errors(include_input=False, include_url=False)[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise _damaged(self.federation, f"{where}: {first['msg']}") from error
+            raise _damaged(self.federation, first_mistake(error, "the file")) from error
 
 
 @dataclass(frozen=True)

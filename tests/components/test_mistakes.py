@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from components.mistakes import Mistake, dotted, explain, nearest, undotted, unknown_key
+from components.mistakes import Mistake, dotted, explain, first_mistake, nearest, undotted, unknown_key
 
 
 class Inner(BaseModel):
@@ -77,3 +77,23 @@ def test_nearest_ignores_case_and_says_nothing_if_nothing_is_near() -> None:
     assert nearest("RESNET", ["CNN", "ResNet"]) == "ResNet"
     assert nearest("zebra", ["CNN", "ResNet"]) is None
     assert unknown_key("zebra", []) == "unknown key; allowed: none"
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ({"inner": {"low": "Smith^Anna"}}, "inner.low: Input should be a valid number"),
+        ({"several": [{}, {"mode": "Smith^Anna"}]}, "several.1.mode: Input should be 'max' or 'min'"),
+        ("Smith^Anna", "the file: Input should be a valid dictionary or instance of Outer"),
+    ],
+)
+def test_the_first_mistake_is_one_line_without_what_was_given(value: Any, line: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate(value)
+    assert first_mistake(caught.value, "the file") == line
+
+
+def test_the_first_mistake_is_short_whatever_was_given() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Outer.model_validate({"k" * 5000: 1})
+    assert first_mistake(caught.value) == f"{'k' * 100}: Extra inputs are not permitted"
