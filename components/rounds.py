@@ -14,14 +14,17 @@ from pydantic import BaseModel, ConfigDict, Field
 if TYPE_CHECKING:  # it brings torch, which a hospital's worker does without
     from components.weights import Weights
 
+NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
+SHA256_PATTERN = r"[0-9a-f]{64}"
+
 Name = Annotated[
     str,
     Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$",
+        pattern=f"^{NAME_PATTERN}$",
         description="a name of letters, digits, '_', '.' and '-' that starts with a letter or digit, at most 63",
     ),
 ]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Sha256 = Annotated[str, Field(pattern=f"^{SHA256_PATTERN}$")]
 Split = Literal["train", "validation", "test"]
 
 

@@ -27,6 +27,7 @@ from components.errors import RefusedError
 from components.exchange.keys import SigningKey, VerifyKey, decode_base64
 from components.exchange.protocol import require_protocol
 from components.mistakes import first_mistake
+from components.rounds import Sha256
 
 MAX_BODY_BYTES = 1 << 21  # twice the longest answer of a site
 
@@ -48,7 +49,7 @@ class Signed(BaseModel):
 
     kind: Annotated[str, Field(pattern=f"^{_KIND}$")]
     body: Annotated[str, Field(max_length=MAX_BODY_BYTES)]
-    key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    key: Sha256
     signature: Annotated[str, Field(min_length=88, max_length=88)]
 
     @property

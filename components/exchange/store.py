@@ -35,11 +35,11 @@ from components.files import (
     temporary_file,
     write_all,
 )
-from components.rounds import Answer, UpdateManifest
+from components.rounds import NAME_PATTERN, SHA256_PATTERN, Answer, UpdateManifest
 from components.weights import Weights
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")  # components.rounds.Name
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_NAME = re.compile(NAME_PATTERN)
+_DIGEST = re.compile(SHA256_PATTERN)
 _ANSWER = "answer.json"
 _ANSWER_BYTES = 1 << 20
 

@@ -22,13 +22,14 @@ from components.gateway.endpoints import Endpoint, answer_with, caller_of, read_
 from components.gateway.grants import Grants
 from components.gateway.identity import Caller
 from components.gateway.objects import object_response
-from components.gateway.records import Name, Number, Record, Sha256, SlotKey, UploadStatus
+from components.gateway.records import Number, Record, SlotKey, UploadStatus
 from components.gateway.refusals import RefusalError
 from components.gateway.settings import Settings
 from components.gateway.sites import Sites
 from components.gateway.slots import Part, SealedSlots
+from components.rounds import SHA256_PATTERN, Name, Sha256
 
-_DIGEST = re.compile(r"[0-9a-f]{64}")
+_DIGEST = re.compile(SHA256_PATTERN)
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,15}", flags=re.ASCII)
 _WRITE = 1 << 20
 
@@ -36,7 +37,7 @@ _WRITE = 1 << 20
 class EnvelopeHead(Record):
     """What of a site's envelope the door checks; the coordinator checks all of it (`components.exchange.signed`)."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+    model_config = ConfigDict(extra="ignore")
 
     protocol: int
     federation: Name

@@ -6,21 +6,19 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
-from components.rounds import Order
+from components import rounds
+from components.rounds import Name, Order
 
-# The same patterns as `components.rounds` has.
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 RawKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$", description="32 bytes in standard base64")]
 Number = Annotated[int, Field(ge=1, le=2**31 - 1)]
 
 
-class Record(BaseModel):
-    """Base of the records: frozen, strict, no unknown keys."""
+class Record(rounds.Record):
+    """Base of the records: as those of a round, and without numbers that are not finite."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(allow_inf_nan=False)
 
 
 class SlotKey(Record):

@@ -8,7 +8,8 @@ from typing import Annotated
 from pydantic import ConfigDict, Field
 
 from components.gateway.limits import Limits
-from components.gateway.records import CoordinatorKeys, Name, Record
+from components.gateway.records import CoordinatorKeys, Record
+from components.rounds import Name
 
 
 class Settings(Record):
@@ -27,7 +28,7 @@ class Settings(Record):
         limits: What is served.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+    model_config = ConfigDict(strict=False)
 
     federation: Name
     coordinator: CoordinatorKeys

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 
 from components.errors import RefusedError
 from components.exchange.keys import TlsKey
+from components.rounds import SHA256_PATTERN
 
 WINDOW_S = 900.0  # clocks may differ by this much; the nonce of a request is remembered for as long
 
@@ -83,7 +84,7 @@ def read_signed_request(method: str, target: str, headers: Mapping[str, str]) ->
         certificate, signature = _decode(headers[CERTIFICATE]), _decode(headers[_SIGNATURE])
     except (KeyError, ValueError) as error:
         raise RefusedError("the headers of a signed request are not complete") from error
-    patterns = {_TIME: r"[0-9]{1,12}", _NONCE: r"[0-9a-f]{32}", _BODY: r"[0-9a-f]{64}"}
+    patterns = {_TIME: r"[0-9]{1,12}", _NONCE: r"[0-9a-f]{32}", _BODY: SHA256_PATTERN}
     for name, pattern in patterns.items():
         if not re.fullmatch(pattern, fields[name], flags=re.ASCII):
             raise RefusedError(f"the header {name} of a signed request is not as it must be")

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from components.errors import RefusedError
-from components.gateway.records import Name, Record, Sha256
+from components.gateway.records import Record
+from components.rounds import Name, Sha256
 
 PREFIX = "wr1"
 _TOKEN_CHARACTERS = 4096

@@ -24,10 +24,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
 from components.errors import RefusedError
+from components.rounds import NAME_PATTERN
 
 MAX_CERTIFICATE_BYTES = 1 << 14
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")  # components.rounds.Name
+_NAME = re.compile(NAME_PATTERN)
 
 
 @dataclass(frozen=True)

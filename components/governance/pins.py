@@ -13,15 +13,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import Annotated, Self
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from components.errors import RefusedError
 from components.exchange.keys import SealingPublicKey, VerifyKey
 from components.governance.certificates import read_authority
+from components.rounds import Name, Record
 
-_Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,62}$")]  # components.rounds.Name
 _GATEWAY = re.compile(r"https://[^\s/?#@]+")
 
 
@@ -50,13 +50,7 @@ class PublicKeys:
         return {"signing": self.signing.base64, "sealing": self.sealing.base64}
 
 
-class _File(BaseModel):
-    """Base of what is kept as JSON: frozen, strict, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class PinnedKeys(_File):
+class PinnedKeys(Record):
     """Keys of one end that are not accepted to change.
 
     Attributes:
@@ -91,7 +85,7 @@ class PinnedKeys(_File):
         return PublicKeys(VerifyKey.from_base64(self.signing), SealingPublicKey.from_base64(self.sealing))
 
 
-class Federation(_File):
+class Federation(Record):
     """What a site pinned.
 
     Attributes:
@@ -103,12 +97,12 @@ class Federation(_File):
         peers: The other sites' keys, by name.
     """
 
-    federation: _Name
-    site: _Name
+    federation: Name
+    site: Name
     gateway: str
     ca: str
     coordinator: PinnedKeys
-    peers: dict[_Name, PinnedKeys] = Field(default_factory=dict)
+    peers: dict[Name, PinnedKeys] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _can_be_used(self) -> Self:

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save
 
 from components.errors import StorageError
 from components.files import write_whole
+from components.rounds import NAME_PATTERN
 from components.weights import Weights
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
+_NAME = re.compile(NAME_PATTERN)
 _FILE = re.compile(r"round-(\d{6,})\.safetensors")
 
 
