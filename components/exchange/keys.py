@@ -19,14 +19,14 @@ import binascii
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -40,7 +40,7 @@ from components.errors import RefusedError, StorageError
 from components.exchange.secret_files import read_secret, write_secret
 from components.files import shown
 
-_Key = TypeVar("_Key")
+_Private = TypeVar("_Private", Ed25519PrivateKey, X25519PrivateKey, ec.EllipticCurvePrivateKey)
 
 # The points of order 1, 2, 4 and 8 of Ed25519, and p and p + 1, which decode to 0 and 1; without the sign bit.
 # A signature by one of them fits many messages, so its owner could deny having signed.
@@ -59,22 +59,23 @@ _SMALL_ORDER = frozenset(
 
 
 @dataclass(frozen=True)
-class VerifyKey:
-    """The public half of a `SigningKey`.
-
-    Args:
-        raw: Its 32 bytes.
-
-    Raises:
-        ValueError: If these are not 32 bytes, or a point of small order.
-    """
+class _PublicKey:
+    """The 32 bytes of a public key: as they travel, and as people compare them."""
 
     raw: bytes
+    _algorithm: ClassVar[str]
 
     def __post_init__(self) -> None:
-        _require_length(self.raw)
-        if self.raw[:31] + bytes([self.raw[31] & 0x7F]) in _SMALL_ORDER:
-            raise ValueError("this Ed25519 key is a point of small order; no key that was drawn at random is")
+        if not isinstance(self.raw, bytes) or len(self.raw) != 32:
+            raise ValueError("a raw public key must be 32 bytes")
+        if self._is_of_small_order():
+            raise ValueError(
+                f"this {self._algorithm} key is a point of small order; no key that was drawn at random is"
+            )
+
+    def _is_of_small_order(self) -> bool:
+        """Whether this is one of the few points that everybody knows a private half for."""
+        raise NotImplementedError
 
     @classmethod
     def from_base64(cls, text: str) -> Self:
@@ -83,7 +84,10 @@ class VerifyKey:
         Raises:
             RefusedError: If it is not the standard base64 of a key.
         """
-        return cls(_from_wire(text, cls))
+        try:
+            return cls(decode_base64(text, 32))
+        except ValueError as error:
+            raise RefusedError(f"a public key cannot be used: {error}") from error
 
     @property
     def base64(self) -> str:
@@ -94,6 +98,24 @@ class VerifyKey:
     def fingerprint(self) -> str:
         """SHA-256 of the raw key, in hexadecimal."""
         return hashlib.sha256(self.raw).hexdigest()
+
+
+@dataclass(frozen=True)
+class VerifyKey(_PublicKey):
+    """The public half of a `SigningKey`.
+
+    Args:
+        raw: Its 32 bytes.
+
+    Raises:
+        ValueError: If these are not 32 bytes, or a point of small order.
+    """
+
+    _algorithm = "Ed25519"
+
+    def _is_of_small_order(self) -> bool:
+        """See the table."""
+        return self.raw[:31] + bytes([self.raw[31] & 0x7F]) in _SMALL_ORDER
 
     def verify(self, data: bytes, signature: bytes) -> None:
         """Return if `signature` is this key's over exactly these bytes.
@@ -107,37 +129,82 @@ class VerifyKey:
             raise RefusedError(f"the signature is not that of key {self.fingerprint} over these bytes") from error
 
 
-@dataclass(frozen=True, eq=False)
-class SigningKey:
-    """An Ed25519 private key; made by `generate`, `from_pem` or `load`."""
+@dataclass(frozen=True)
+class SealingPublicKey(_PublicKey):
+    """The public half of a `SealingKey`.
 
-    private: Ed25519PrivateKey = field(repr=False)
+    Args:
+        raw: Its 32 bytes.
+
+    Raises:
+        ValueError: If these are not 32 bytes, or a point of small order, to which everybody could open.
+    """
+
+    _algorithm = "X25519"
+
+    def _is_of_small_order(self) -> bool:
+        """Whether every exchange with it ends in zero, which `cryptography` refuses."""
+        try:
+            X25519PrivateKey.generate().exchange(self.public)
+        except ValueError:
+            return True
+        return False
+
+    @property
+    def public(self) -> X25519PublicKey:
+        """The key as `cryptography` wants it."""
+        return X25519PublicKey.from_public_bytes(self.raw)
+
+
+@dataclass(frozen=True, eq=False)
+class _PrivateKey(Generic[_Private]):
+    """A private key: how it is drawn, and how it lies in its file."""
+
+    private: _Private = field(repr=False)
+    _kind: ClassVar[type[Any]]
+    _kind_name: ClassVar[str]
+    _draw: ClassVar[Callable[[], Any]]
 
     @classmethod
     def generate(cls) -> Self:
         """Draw a new key from the system's random numbers."""
-        return cls(Ed25519PrivateKey.generate())
+        return cls(cls._draw())
 
     @classmethod
     def from_pem(cls, pem: bytes) -> Self:
         """Read a key; `ValueError` if it is none of this kind."""
-        found = _parse(pem)
-        if not isinstance(found, Ed25519PrivateKey):
-            raise ValueError("a private key of another kind than Ed25519")
+        try:
+            found = load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise ValueError("not a private key in PEM (PKCS #8) without a passphrase") from error
+        if not isinstance(found, cls._kind):
+            raise ValueError(f"a private key of another kind than {cls._kind_name}")
         return cls(found)
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """Read a key from its file; `StorageError` if it is damaged or others may read it."""
-        return _load(path, cls.from_pem)
+        try:
+            return cls.from_pem(read_secret(path))
+        except ValueError as error:
+            raise StorageError(
+                f"{shown(path)} cannot be used: {error}. Put it back from a backup; without one, enrol again"
+            ) from error
 
     def to_pem(self) -> bytes:
         """Return the key in PEM (PKCS #8), not encrypted."""
-        return _pem(self.private)
+        return self.private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
     def save(self, path: Path, *, once: bool = False) -> bool:
         """Write the key to its file; see `components.exchange.secret_files.write_secret`."""
         return write_secret(path, self.to_pem(), once=once)
+
+
+@dataclass(frozen=True, eq=False)
+class SigningKey(_PrivateKey[Ed25519PrivateKey]):
+    """An Ed25519 private key; made by `generate`, `from_pem` or `load`."""
+
+    _kind, _kind_name, _draw = Ed25519PrivateKey, "Ed25519", Ed25519PrivateKey.generate
 
     @property
     def public(self) -> VerifyKey:
@@ -149,82 +216,11 @@ class SigningKey:
         return self.private.sign(data)
 
 
-@dataclass(frozen=True)
-class SealingPublicKey:
-    """The public half of a `SealingKey`.
-
-    Args:
-        raw: Its 32 bytes.
-
-    Raises:
-        ValueError: If these are not 32 bytes, or a point of small order, to which everybody could open.
-    """
-
-    raw: bytes
-
-    def __post_init__(self) -> None:
-        _require_length(self.raw)
-        try:
-            X25519PrivateKey.generate().exchange(self.public)
-        except ValueError as error:
-            raise ValueError("this X25519 key is a point of small order; no key that was drawn at random is") from error
-
-    @classmethod
-    def from_base64(cls, text: str) -> Self:
-        """Read a key that came over the wire.
-
-        Raises:
-            RefusedError: If it is not the standard base64 of a key.
-        """
-        return cls(_from_wire(text, cls))
-
-    @property
-    def base64(self) -> str:
-        """The key as it travels."""
-        return base64.b64encode(self.raw).decode()
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of the raw key, in hexadecimal."""
-        return hashlib.sha256(self.raw).hexdigest()
-
-    @property
-    def public(self) -> X25519PublicKey:
-        """The key as `cryptography` wants it."""
-        return X25519PublicKey.from_public_bytes(self.raw)
-
-
 @dataclass(frozen=True, eq=False)
-class SealingKey:
+class SealingKey(_PrivateKey[X25519PrivateKey]):
     """An X25519 private key; made by `generate`, `from_pem` or `load`."""
 
-    private: X25519PrivateKey = field(repr=False)
-
-    @classmethod
-    def generate(cls) -> Self:
-        """Draw a new key from the system's random numbers."""
-        return cls(X25519PrivateKey.generate())
-
-    @classmethod
-    def from_pem(cls, pem: bytes) -> Self:
-        """Read a key; `ValueError` if it is none of this kind."""
-        found = _parse(pem)
-        if not isinstance(found, X25519PrivateKey):
-            raise ValueError("a private key of another kind than X25519")
-        return cls(found)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a key from its file; `StorageError` if it is damaged or others may read it."""
-        return _load(path, cls.from_pem)
-
-    def to_pem(self) -> bytes:
-        """Return the key in PEM (PKCS #8), not encrypted."""
-        return _pem(self.private)
-
-    def save(self, path: Path, *, once: bool = False) -> bool:
-        """Write the key to its file; see `components.exchange.secret_files.write_secret`."""
-        return write_secret(path, self.to_pem(), once=once)
+    _kind, _kind_name, _draw = X25519PrivateKey, "X25519", X25519PrivateKey.generate
 
     @property
     def public(self) -> SealingPublicKey:
@@ -233,40 +229,15 @@ class SealingKey:
 
 
 @dataclass(frozen=True, eq=False)
-class TlsKey:
+class TlsKey(_PrivateKey[ec.EllipticCurvePrivateKey]):
     """An EC P-256 private key for certificates; made by `generate`, `from_pem` or `load`."""
 
-    private: ec.EllipticCurvePrivateKey = field(repr=False)
+    _kind, _kind_name = ec.EllipticCurvePrivateKey, "elliptic curve"
+    _draw = partial(ec.generate_private_key, ec.SECP256R1())
 
     def __post_init__(self) -> None:
         if not isinstance(self.private.curve, ec.SECP256R1):
             raise ValueError(f"a TLS key must be on the curve P-256, this one is on {self.private.curve.name}")
-
-    @classmethod
-    def generate(cls) -> Self:
-        """Draw a new key from the system's random numbers."""
-        return cls(ec.generate_private_key(ec.SECP256R1()))
-
-    @classmethod
-    def from_pem(cls, pem: bytes) -> Self:
-        """Read a key; `ValueError` if it is none of this kind."""
-        found = _parse(pem)
-        if not isinstance(found, ec.EllipticCurvePrivateKey):
-            raise ValueError("a private key of another kind than elliptic curve")
-        return cls(found)
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read a key from its file; `StorageError` if it is damaged or others may read it."""
-        return _load(path, cls.from_pem)
-
-    def to_pem(self) -> bytes:
-        """Return the key in PEM (PKCS #8), not encrypted."""
-        return _pem(self.private)
-
-    def save(self, path: Path, *, once: bool = False) -> bool:
-        """Write the key to its file; see `components.exchange.secret_files.write_secret`."""
-        return write_secret(path, self.to_pem(), once=once)
 
     @property
     def public(self) -> ec.EllipticCurvePublicKey:
@@ -291,40 +262,3 @@ def decode_base64(text: str, length: int) -> bytes:
     if len(raw) != length or base64.b64encode(raw).decode() != text:
         raise ValueError(f"it is not the standard base64 of {length} bytes")
     return raw
-
-
-def _from_wire(text: str, kind: type[VerifyKey] | type[SealingPublicKey]) -> bytes:
-    """Return the raw bytes of a public key, after they were found good."""
-    try:
-        return kind(decode_base64(text, 32)).raw
-    except ValueError as error:
-        raise RefusedError(f"a public key cannot be used: {error}") from error
-
-
-def _require_length(raw: bytes) -> None:
-    """Refuse what cannot be a raw key."""
-    if not isinstance(raw, bytes) or len(raw) != 32:
-        raise ValueError("a raw public key must be 32 bytes")
-
-
-def _pem(private: PrivateKeyTypes) -> bytes:
-    """Write a private key."""
-    return private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-
-
-def _parse(pem: bytes) -> PrivateKeyTypes:
-    """Read a private key of any kind."""
-    try:
-        return load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise ValueError("not a private key in PEM (PKCS #8) without a passphrase") from error
-
-
-def _load(path: Path, read: Callable[[bytes], _Key]) -> _Key:
-    """Read a private key from its file."""
-    try:
-        return read(read_secret(path))
-    except ValueError as error:
-        raise StorageError(
-            f"{shown(path)} cannot be used: {error}. Put it back from a backup; without one, enrol again"
-        ) from error
