@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import gc
-import importlib.metadata
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import Distribution, PackageNotFoundError
-from unittest import mock
 
 # What MONAI, Lightning and torchmetrics import when they find it, for handlers, plots and audio that a site
 # never uses: a third of the seconds its process needs to start. By distribution, then by package. Readers of
@@ -30,7 +28,8 @@ def lean_imports() -> Iterator[None]:
     package meanwhile go on believing that it is not there. What was imported is never collected.
     """
     hidden = {name: package for name, package in UNUSED_AT_A_SITE.items() if package not in sys.modules}
-    find = Distribution.from_name
+    # The class method itself, so that it can be put back as it was.
+    original, find = vars(Distribution)["from_name"], Distribution.from_name
 
     def from_name(name: str) -> Distribution:
         if name.lower().replace("_", "-") in hidden:
@@ -39,10 +38,11 @@ def lean_imports() -> Iterator[None]:
 
     gc.disable()
     sys.modules.update(dict.fromkeys(hidden.values()))  # type: ignore[arg-type]  # None: importing it fails
+    Distribution.from_name = staticmethod(from_name)  # type: ignore[method-assign]
     try:
-        with mock.patch.object(importlib.metadata.Distribution, "from_name", from_name):
-            yield
+        yield
     finally:
+        Distribution.from_name = original  # type: ignore[method-assign]
         for package in hidden.values():
             del sys.modules[package]
         gc.freeze()

@@ -50,6 +50,29 @@ print(json.dumps(found))
 """
 
 
+UNDONE = """
+import gc, sys
+from importlib.metadata import Distribution, PackageNotFoundError, version
+before = vars(Distribution)["from_name"]
+from flows.lean import UNUSED_AT_A_SITE, lean_imports
+assert not {"asyncio", "unittest"} & set(sys.modules)
+try:
+    with lean_imports():
+        for name in UNUSED_AT_A_SITE:
+            try:
+                print("found", version(name))
+            except PackageNotFoundError:
+                pass
+        assert version("numpy")
+        raise KeyError("an import failed")
+except KeyError:
+    pass
+assert vars(Distribution)["from_name"] is before
+assert gc.isenabled() and not set(UNUSED_AT_A_SITE.values()) & set(sys.modules)
+print("undone")
+"""
+
+
 def run(program: str, *arguments: str) -> str:
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
@@ -73,3 +96,7 @@ def test_every_format_is_read_as_without_it(tmp_path: Path) -> None:
 
 def test_what_a_site_does_not_use_is_not_imported_and_can_be_afterwards() -> None:
     assert run(PROGRAM).count(".") == 2
+
+
+def test_it_needs_little_itself_and_is_undone_whatever_happens() -> None:
+    assert run(UNDONE) == "undone"
