@@ -13,8 +13,9 @@
     └── SiteError             work at a site failed; keeps site, round and stage    (8)
 
 A caller's own mistake (a wrong argument to a Python function) is a `ValueError`.
-Messages say what was looked for, where, and what to do next. They never hold patient data, and what
-leaves a hospital never holds the hospital's own paths.
+Messages say what was looked for, where, and what to do next. They never hold patient data. Those of `DataError`
+and `RefusedError` hold no path of the hospital's either, since they leave it; the others may. `fit_to_leave` is the
+one way by which an error leaves.
 """
 
 from __future__ import annotations
@@ -47,13 +48,13 @@ class StudyError(WardRoundError):
 
 
 class DataError(WardRoundError):
-    """A site's data cannot be used as the study asks."""
+    """A site's data cannot be used as the study asks. At a site its message leaves the hospital: `fit_to_leave`."""
 
     exit_code = 3
 
 
 class RefusedError(WardRoundError):
-    """An update or a request failed a check and was not used."""
+    """An update or a request failed a check and was not used. At a site its message leaves: `fit_to_leave`."""
 
     exit_code = 4
 
@@ -101,7 +102,18 @@ class SiteError(WardRoundError):
 
 
 def fit_to_leave(error: BaseException) -> str:
-    """Return what of an error may leave a hospital: our own reasons, and of anything else only its kind."""
+    """Return what the coordinator may be told of an error at a hospital.
+
+    Args:
+        error: Any error, ours or a library's. Whoever catches it keeps the whole of it at the hospital.
+
+    Guarantees:
+        The message of a `RefusedError` or a `DataError`, which where sites raise them hold neither a path nor
+        anything read from a patient's data; of every other error its type's name alone.
+
+    >>> fit_to_leave(StorageError("cannot write ward-7/cache: the disk is full"))
+    "StorageError; see the hospital's own log"
+    """
     if isinstance(error, RefusedError | DataError):
         return str(error)
     return f"{type(error).__name__}; see the hospital's own log"

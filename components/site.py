@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from components.data.site_data import SiteData, open_site_data
 from components.dispatch import InitialModel, Preparation, SiteSetting
-from components.errors import DataError, RefusedError, WardRoundError
+from components.errors import DataError, RefusedError, WardRoundError, fit_to_leave
 from components.exchange.store import FolderStore, Slot
 from components.failpoints import failpoint
 from components.journal import Journal
@@ -70,13 +70,13 @@ class SiteRuntime:
         self._journal.close()
 
     def prepare(self) -> Preparation:
-        """Open the data and say what was found; a data error is an answer, not an exception."""
+        """Open the data and say what was found; an error of ours is an answer, and its whole text in the journal."""
         started = time.perf_counter()
         try:
             data = self._open_data()
         except WardRoundError as error:
             self._journal.append("not_ready", reason=str(error))
-            return Preparation(site=self.setting.site, ready=False, reason=str(error))
+            return Preparation(site=self.setting.site, ready=False, reason=fit_to_leave(error))
         self._journal.append("ready", items=data.counts.model_dump(), data_digest=data.digest)
         return Preparation(
             site=self.setting.site,
@@ -106,13 +106,11 @@ class SiteRuntime:
             stage = order.kind
             answer = self._train(order, data) if order.kind == "train" else self._evaluate(order, data)
         except (RefusedError, DataError) as error:
-            answer = self._negative(order, "refused", stage, str(error))
-        except WardRoundError as error:
-            answer = self._negative(order, "failed", stage, str(error))
+            answer = self._negative(order, "refused", stage, fit_to_leave(error))
         except Exception as error:
-            # A library's message may hold a path or a patient's name: it stays in the site's journal.
+            # The message may hold a path or a patient's name: it stays in the site's journal.
             self._journal.append("error", stage=stage, error=repr(error)[:2000])
-            answer = self._negative(order, "failed", stage, f"{type(error).__name__}; see the site's own journal")
+            answer = self._negative(order, "failed", stage, fit_to_leave(error))
         self._journal.append(f"{order.kind}_answered", **_about(order), status=answer.status, reason=answer.reason)
         return answer
 

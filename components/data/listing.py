@@ -83,8 +83,9 @@ def _table(text: str, data: Data, where: str) -> list[Row]:
     names = {key: _column(data, key) for key in _COLUMNS}
     missing = [name for name in names.values() if name and name not in header]
     if missing:
+        # The columns are not named: in a file without a header they are a patient's data.
         raise DataError(
-            f"{where} has no column {' nor '.join(map(repr, missing))}, its columns are {header}; name its columns in "
+            f"{where} has no column {' nor '.join(map(repr, missing))} among its {len(header)}; name its columns in "
             "data.columns of the study (an empty patient column says that every item is a patient of its own)"
         )
     return [_table_row({key: value or "" for key, value in line.items() if key}, names) for line in lines]

@@ -165,7 +165,7 @@ def _opened(path: Path) -> Iterator[NpzFile]:
             with np.load(stream, allow_pickle=False) as file:
                 yield file
     except FileNotFoundError:
-        raise DataError(f"{path.name} is not at {path.parent}; correct data.path or WARDROUND_DATA") from None
+        raise DataError(f"{path.name} is not there; correct data.path or WARDROUND_DATA") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         raise DataError(f"{path.name} is damaged, or not an npz file of plain arrays (none are unpickled)") from None
 

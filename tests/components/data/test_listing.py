@@ -92,3 +92,12 @@ def test_a_folder_that_is_not_there_is_named_by_its_site_alone(
     with pytest.raises(DataError, match="site north: its folder is not there") as caught:
         read(tmp_path / "secret", make_study())
     assert "secret" not in str(caught.value)
+
+
+def test_a_table_without_a_header_does_not_tell_of_the_patient_in_its_first_line(
+    tmp_path: Path, make_study: Callable[..., Study]
+) -> None:
+    (tmp_path / "items.csv").write_text("smith.png,1,Smith^Anna\njones.png,0,Jones^Tom\n")
+    with pytest.raises(DataError, match="no column 'file' nor 'label' nor 'patient' among its 3") as caught:
+        read(tmp_path, make_study())
+    assert "mith" not in str(caught.value)
