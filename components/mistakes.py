@@ -149,7 +149,8 @@ def _follow(root: Schema, location: tuple[str | int, ...]) -> tuple[FieldPath, S
             path.append(part)
             inner = next((kind for kind in kinds if kind.get("type") in ("object", "array")), {})
             below = inner.get("properties", {}).get(part) if isinstance(part, str) else inner.get("items")
-            below = inner.get("additionalProperties") if below is None else below
+            others = [inner.get("additionalProperties"), *inner.get("patternProperties", {}).values()]
+            below = next((other for other in others if other is not None), None) if below is None else below
             node = below if isinstance(below, dict) else {}
     return tuple(path), node
 
@@ -180,7 +181,7 @@ def _text(
     if kind == "missing":
         return f"missing; must be {describe(root, node)}"
     if item["loc"][-1:] == ("[key]",):
-        return unknown_key(str(path[-1]), _keys(root, _follow(root, item["loc"][:-2])[1]))
+        return _wrong_key(root, str(path[-1]), _follow(root, item["loc"][:-2])[1])
     if kind in ("too_short", "too_long"):
         return f"given a list of {len(value)}; must be {describe(root, node)}"
     if kind in _RANGES and "description" not in node:
@@ -188,6 +189,13 @@ def _text(
     near = nearest(value, _options(root, node)) if isinstance(value, str) else None
     hint = _quotes(root, node, value=value, source=source) or (f"; did you mean {near}?" if near else "")
     return f"given {_given(value, source)}; must be {describe(root, node)}{hint}"
+
+
+def _wrong_key(root: Schema, key: str, node: Schema) -> str:
+    """Say which keys a table may have: those of a closed list, or all of a pattern."""
+    allowed = _keys(root, node)
+    patterns = [kind["propertyNames"] for kind in _kinds(root, node) if "propertyNames" in kind]
+    return unknown_key(key, allowed) if allowed or not patterns else f"the key must be {describe(root, patterns[0])}"
 
 
 def _keys(root: Schema, node: Schema) -> list[str]:

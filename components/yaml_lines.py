@@ -63,6 +63,15 @@ class Document:
     lines: dict[FieldPath, int] = field(default_factory=dict)
     sources: dict[FieldPath, str] = field(default_factory=dict)
 
+    def line(self, path: FieldPath) -> int:
+        """Return the line of a path, or of the innermost table around it that the file has; 0 if there is none.
+
+        >>> Document(lines={("policy",): 3}).line(("policy", "min_sites"))
+        3
+        """
+        around = (path[:length] for length in range(len(path), 0, -1))
+        return next((self.lines[part] for part in around if part in self.lines), 0)
+
 
 def read_yaml(path: Path) -> Document:
     """Read a YAML file whose outermost value is a table.
@@ -89,12 +98,13 @@ def read_yaml(path: Path) -> Document:
     return parse_yaml(text, str(path))
 
 
-def parse_yaml(text: str, label: str) -> Document:
+def parse_yaml(text: str, label: str, *, empty: str = "'studies/' holds examples to start from") -> Document:
     r"""Parse YAML text whose outermost value is a table.
 
     Args:
         text: The text.
         label: What messages call it: the file's name.
+        empty: What helps where the text holds nothing.
 
     Raises:
         StudyError: If the text is not what this module reads; with label and line.
@@ -116,7 +126,7 @@ def parse_yaml(text: str, label: str) -> Document:
         code = ord(text[error.position])
         raise StudyError(f"{label}:{line}: holds a character that is not text (U+{code:04X}); delete it") from error
     if node is None:
-        raise StudyError(f"{label}: is empty; 'studies/' holds examples to start from")
+        raise StudyError(f"{label}: is empty; {empty}")
     if not isinstance(node, yaml.MappingNode):
         raise StudyError(f"{label}:{node.start_mark.line + 1}: must be a table of 'key: value' lines")
     document = Document()

@@ -10,26 +10,30 @@
       max_epochs: 20
       min_sites: 3
 
-The file is read at every request: a change counts from the next one on.
+The file is read at every request: a change counts from the next one on. It is read as a study file is
+(`components.yaml_lines`): a key given twice, a tag or an alias is refused, with its line.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from components.errors import RefusedError, StudyError
 from components.files import storage_errors
-from components.rounds import Name, Record
+from components.mistakes import dotted, explain
+from components.rounds import NAME_PATTERN, Name, Record
 from components.site_source import SiteSource
 from components.study import Study
+from components.yaml_lines import parse_yaml
 
 FILE = "hospital.yaml"
 ANY = "*"
-StudyName = Name | Literal["*"]
+EXAMPLE = "write where the data is, for example  data: {'*': /data}"
+# One pattern and not two kinds of text, so that a mistake is told once.
+StudyName = Annotated[str, Field(pattern=rf"^({NAME_PATTERN}|\*)$", description="the name of a study, or '*' for any")]
 
 
 class Policy(Record):
@@ -67,7 +71,7 @@ class HospitalSettings(Record):
     def _some_data(self) -> Self:
         """Refuse a hospital without data."""
         if not self.data and not self.sources:
-            raise ValueError("data names no folder; write for example  data: {'*': /data}")
+            raise ValueError(f"data names no folder; {EXAMPLE}")
         return self
 
     def source_of(self, study: str, site: str) -> SiteSource:
@@ -89,25 +93,26 @@ def read_settings(folder: Path) -> HospitalSettings:
     """Read a hospital's settings.
 
     Raises:
-        StudyError: If the file is not there or not valid, naming the field and what is wrong.
+        StudyError: If the file is not there or not valid, naming line, field and what is wrong, one line for each
+            mistake. It may show what was written, folders too: it stays at the hospital (`fit_to_leave`).
         StorageError: If it cannot be read.
     """
     path = folder / FILE
     with storage_errors("read", path):
         if not path.exists():
-            raise StudyError(f"{FILE} is not in the hospital's folder: write where the data is, for example  "
-                             "data: {'*': /data}")  # fmt: skip
+            raise StudyError(f"{FILE} is not in the hospital's folder; {EXAMPLE}")
         text = path.read_bytes()
     try:
-        return HospitalSettings.model_validate(yaml.safe_load(text.decode()) or {})
+        document = parse_yaml(text.decode("utf-8-sig"), FILE, empty=EXAMPLE)
     except UnicodeDecodeError as error:
         raise StudyError(f"{FILE} is not text in UTF-8: save it anew in that encoding") from error
-    except yaml.YAMLError as error:
-        raise StudyError(f"{FILE} is not YAML: {error}") from error
+    try:
+        return HospitalSettings.model_validate(document.value)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise StudyError(f"{FILE}: {where + ': ' if where else ''}{first['msg']}", field=where) from error
+        mistakes = explain(error, HospitalSettings, sources=document.sources)
+        placed = sorted(((document.line(mistake.place), mistake) for mistake in mistakes), key=lambda found: found[0])
+        lines = [f"{FILE}{f':{line}' if line else ''}: {mistake}" for line, mistake in placed]
+        raise StudyError("\n".join(dict.fromkeys(lines)), field=dotted(placed[0][1].field)) from error
 
 
 def review_study(policy: Policy, study: Study) -> None:

@@ -187,7 +187,7 @@ def test_keys_that_others_can_read_or_that_are_gone_are_named(north: Path) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (b"data: [", "not YAML"),
+        (b"data: [", "hospital.yaml:1: cannot be read as YAML"),
         (b"data:\n  '*': 7\n", "data.*"),
         (b"policy: {}\n", "data names no folder"),
         (b"data: {'*': /data}\npolicy: {max_epoch: 3}\n", "policy.max_epoch"),

@@ -134,7 +134,7 @@ def test_start_refuses_what_cannot_work(gate: Gate, wardround: Run) -> None:
     (folder / "hospital.yaml").write_text("data: {'*': [}\n")
     broken = wardround("hospital", "start")
     assert broken.code == 2
-    assert "hospital.yaml is not YAML" in broken.err
+    assert "hospital.yaml:1: cannot be read as YAML" in broken.err
     (folder / "hospital.yaml").write_text(settings)
     identity, past = SiteFolder(folder), datetime.now(UTC) - timedelta(days=9)
     request = make_csr(identity.read_keys().tls, "north")
