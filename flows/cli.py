@@ -23,6 +23,7 @@ from components.files import storage_errors
 from flows import federation_cli
 from flows import home as homes
 from flows.hospital_cli import hospital_app
+from flows.options import Fresh, Home, Rounds, StudyFile, examples
 
 # The commands import what they need themselves: `wardround --help` and `wardround check` answer at once,
 # without waiting for torch, MLflow and Prefect.
@@ -40,18 +41,6 @@ _DISK_ERRORS = (
 )
 
 
-def _examples(*lines: str) -> str:
-    """Return examples as the end of a help text; an empty line keeps each on a line of its own."""
-    return "\n\n".join(["[bold]Examples[/bold]", *lines])
-
-
-def _use_home(given: Path | None) -> Path | None:
-    """Let everything this command starts record in the same folder."""
-    if given is not None:
-        os.environ["WARDROUND_HOME"] = str(homes.home_folder(given))
-    return given
-
-
 def _say_version(asked: bool) -> None:
     """Print the version and end."""
     if asked:
@@ -67,7 +56,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    epilog=_examples(
+    epilog=examples(
         "wardround demo",
         "wardround simulate studies/pneumonia.yaml --rounds 3",
         "wardround predict models:/pneumonia@champion film.dcm",
@@ -78,17 +67,6 @@ journal_app = typer.Typer(help="Read the coordinator's or a site's journal.", no
 app.add_typer(journal_app, name="journal")
 app.add_typer(hospital_app, name="hospital")
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study, a YAML file.", show_default=False)]
-Home = Annotated[
-    Path | None,
-    typer.Option(
-        "--home",
-        metavar="FOLDER",
-        callback=_use_home,
-        help="Folder of everything recorded (default: WARDROUND_HOME, or .wardround).",
-    ),
-]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming an unfinished training.")]
 DispatcherOption = Annotated[
     str, typer.Option("--dispatcher", metavar="KIND", help="How sites run: auto, in-process, or processes:N.")
 ]
@@ -104,7 +82,7 @@ def wardround(
     """Federated learning for hospitals: the patients' data stays where it is, model weights travel."""
 
 
-@app.command(epilog=_examples("wardround demo", "wardround demo --home /tmp/ward --fresh"))
+@app.command(epilog=examples("wardround demo", "wardround demo --home /tmp/ward --fresh"))
 def demo(home: Home = None, fresh: Fresh = False, dispatcher: DispatcherOption = "auto") -> None:
     """Run a complete federation of three synthetic hospitals on this machine.
 
@@ -120,7 +98,7 @@ def demo(home: Home = None, fresh: Fresh = False, dispatcher: DispatcherOption =
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "wardround simulate studies/pneumonia.yaml",
         "wardround simulate studies/pneumonia.yaml --rounds 3 --compare",
         "wardround simulate STUDY --sites 5 --partition dirichlet:0.3 --strategy FedProx",
@@ -133,7 +111,7 @@ def simulate(
         str | None,
         typer.Option(metavar="HOW", help="iid, dirichlet:0.3, sizes:0.6,0.25,0.15 or column:NAME."),
     ] = None,
-    rounds: Annotated[int | None, typer.Option(help="Rounds at the most.", metavar="N")] = None,
+    rounds: Rounds = None,
     strategy: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="FedAvg, FedProx, FedBN, FedAvgM, FedAdagrad, FedAdam or FedYogi."),
@@ -174,7 +152,7 @@ def simulate(
         print_outcome(console, outcome)
 
 
-@app.command(epilog=_examples("wardround check studies/pneumonia.yaml"))
+@app.command(epilog=examples("wardround check studies/pneumonia.yaml"))
 def check(study: StudyFile) -> None:
     """Check a study file, and do nothing else.
 
@@ -189,7 +167,7 @@ def check(study: StudyFile) -> None:
     )
 
 
-@app.command(epilog=_examples("wardround schema > study.schema.json"))
+@app.command(epilog=examples("wardround schema > study.schema.json"))
 def schema() -> None:
     """Print the JSON Schema of study files, for editors."""
     import json
@@ -199,7 +177,7 @@ def schema() -> None:
     typer.echo(json.dumps(api.schema(), indent=2))
 
 
-@app.command(epilog=_examples("wardround ui --open", "wardround ui --mlflow-port 5001"))
+@app.command(epilog=examples("wardround ui --open", "wardround ui --mlflow-port 5001"))
 def ui(
     home: Home = None,
     prefect_port: Annotated[
@@ -215,7 +193,7 @@ def ui(
 
 
 @app.command(
-    epilog=_examples(
+    epilog=examples(
         "wardround predict models:/pneumonia@champion film.dcm other.png",
         "wardround predict models:/pneumonia/7 films/*.dcm --output scores.csv",
         "wardround predict models:/pneumonia@champion film.dcm --site site-1",
@@ -242,7 +220,7 @@ def predict(
     print_scores(console, predict_files(model, files, home=homes.home_folder(home), site=site), output)
 
 
-@journal_app.command("show", epilog=_examples("wardround journal show pneumonia --full"))
+@journal_app.command("show", epilog=examples("wardround journal show pneumonia --full"))
 def journal_show(
     journal: JournalOf,
     home: Home = None,
@@ -254,7 +232,7 @@ def journal_show(
     show(_console(), journal, homes.home_folder(home), full=full)
 
 
-@journal_app.command("verify", epilog=_examples("wardround journal verify .wardround/sites/pneumonia/site-1"))
+@journal_app.command("verify", epilog=examples("wardround journal verify .wardround/sites/pneumonia/site-1"))
 def journal_verify(
     journal: JournalOf,
     home: Home = None,

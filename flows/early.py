@@ -16,10 +16,11 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from flows.packages import ROOT as ROOT
+from flows.packages import with_packages
 from flows.servers import EmbeddedServer, open_prefect, prefect_environment
 
-ROOT = Path(__file__).resolve().parent.parent
-CLEAN = ("PATH", "HOME", "LANG", "TMPDIR", "WARDROUND_DATA", "WARDROUND_FAILPOINT", "XDG_CACHE_HOME",
+CLEAN = ("PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR", "WARDROUND_DATA", "WARDROUND_FAILPOINT", "XDG_CACHE_HOME",
          "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES")  # fmt: skip
 
 
@@ -112,16 +113,14 @@ def spawn_site_process(count: int, *, clean: bool = False) -> SiteProcess:
 
 def site_environment(*, clean: bool) -> dict[str, str]:
     """Return the environment of a site's process; see `spawn_site_process`."""
-    path = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
     threads = os.environ.get("WARDROUND_THREADS", "1")
     environment = {
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # asking for a GPU must not initialise CUDA before the fork
-        "PYTHONPATH": path,
     }
     inherited = {name: os.environ[name] for name in CLEAN if name in os.environ} if clean else os.environ
-    return {**inherited, **environment}
+    return with_packages({**inherited, **environment})
 
 
 def end_site_process(process: subprocess.Popen[bytes]) -> None:

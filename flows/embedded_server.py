@@ -35,6 +35,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from components.errors import ServiceError, StorageError
+from flows.packages import with_packages
 
 LOOPBACK = "127.0.0.1"
 
@@ -297,8 +298,6 @@ def _spawn(
     log = folder / "server.log"
     with suppress(FileNotFoundError):
         os.replace(log, folder / "server.log.1")
-    packages = str(Path(__file__).resolve().parent.parent)
-    path = os.pathsep.join([packages, *filter(None, [environment.get("PYTHONPATH")])])
     command = [sys.executable, "-P", "-m", program.module, *map(str, descriptors), str(folder), *arguments]
     with open(log, "wb") as output:
         return subprocess.Popen(  # noqa: S603 - our own module, no shell
@@ -307,7 +306,7 @@ def _spawn(
             stdout=output,
             stderr=output,
             cwd=folder,
-            env={**environment, "PYTHONPATH": path},
+            env=with_packages(environment),
             pass_fds=descriptors,
             start_new_session=True,
         )

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import home as homes
+from flows.options import Fresh, Home, Rounds, StudyFile, examples
 
 if TYPE_CHECKING:
     from components.gateway.sites import Site
@@ -20,11 +21,6 @@ coordinator_app = typer.Typer(
     help="Who belongs to a federation: invite hospitals, shut them out.", no_args_is_help=True
 )
 
-StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study, a YAML file.", show_default=False)]
-Home = Annotated[
-    Path | None,
-    typer.Option("--home", metavar="FOLDER", help="Folder of everything recorded (default: .wardround)."),
-]
 Folder = Annotated[
     Path | None,
     typer.Option("--folder", metavar="FOLDER", help="The coordinator's folder (default: that of wardround up)."),
@@ -34,13 +30,13 @@ Hospital = Annotated[str, typer.Argument(metavar="NAME", help="Name of the hospi
 
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
-    for command, examples in (
+    for command, example in (
         (up, "wardround up studies/pneumonia.yaml"),
         (down, "wardround down"),
         (train, "wardround train studies/pneumonia.yaml --rounds 3"),
         (status, "wardround status"),
     ):
-        app.command(epilog=f"[bold]Examples[/bold]\n\n{examples}")(command)
+        app.command(epilog=examples(example))(command)
     app.add_typer(coordinator_app, name="coordinator")
 
 
@@ -73,8 +69,8 @@ def down(home: Home = None) -> None:
 
 def train(
     study: StudyFile,
-    rounds: Annotated[int | None, typer.Option(help="Rounds at the most.", metavar="N")] = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
+    rounds: Rounds = None,
+    fresh: Fresh = False,
     folder: Folder = None,
     home: Home = None,
 ) -> None:
@@ -112,9 +108,7 @@ def status(folder: Folder = None, home: Home = None) -> None:
     console.print(table if table.row_count else "no hospital yet: wardround coordinator invite NAME")
 
 
-@coordinator_app.command(
-    epilog="[bold]Examples[/bold]\n\nwardround coordinator init --federation chest --name gateway.example.org"
-)
+@coordinator_app.command(epilog=examples("wardround coordinator init --federation chest --name gateway.example.org"))
 def init(
     federation: Annotated[str, typer.Option(metavar="NAME", help="Identifier of the federation.", show_default=False)],
     name: Annotated[
@@ -148,7 +142,7 @@ def init(
     typer.echo(f"made {chosen}; start the gateway:  python -m components.gateway.serve {chosen / 'gateway.json'}")
 
 
-@coordinator_app.command(epilog="[bold]Examples[/bold]\n\nwardround coordinator invite north")
+@coordinator_app.command(epilog=examples("wardround coordinator invite north"))
 def invite(name: Hospital, folder: Folder = None, home: Home = None) -> None:
     """Print a token with which a hospital enrols, once."""
     from flows import coordinator
@@ -156,7 +150,7 @@ def invite(name: Hospital, folder: Folder = None, home: Home = None) -> None:
     typer.echo(coordinator.invite(folder or homes.home_folder(home) / "federation", name))
 
 
-@coordinator_app.command(epilog="[bold]Examples[/bold]\n\nwardround coordinator revoke north")
+@coordinator_app.command(epilog=examples("wardround coordinator revoke north"))
 def revoke(name: Hospital, folder: Folder = None, home: Home = None) -> None:
     """Shut a hospital out at once: its credential, its tokens and its open slots end."""
     from components.errors import RefusedError

@@ -12,6 +12,7 @@ import typer
 
 from components.errors import RefusedError, WardRoundError
 from components.files import storage_errors
+from flows.options import examples
 
 # As in `flows.cli`: the commands import what they need themselves, so that help and enrolment answer at once.
 
@@ -38,12 +39,9 @@ Folder = Annotated[
 
 
 @hospital_app.command(
-    epilog="\n\n".join(
-        [
-            "[bold]Examples[/bold]",
-            "wardround hospital enroll --token wr1.eyJh.3f2a.Zk9x",
-            "wardround hospital enroll --token TOKEN --ca proxy.pem --signed",
-        ]
+    epilog=examples(
+        "wardround hospital enroll --token wr1.eyJh.3f2a.Zk9x",
+        "wardround hospital enroll --token TOKEN --ca proxy.pem --signed",
     )
 )
 def enroll(
@@ -86,9 +84,7 @@ def enroll(
     typer.echo(f"  wardround hospital doctor{option}\n  wardround hospital start{option}")
 
 
-@hospital_app.command(
-    epilog="\n\n".join(["[bold]Examples[/bold]", "wardround hospital start", "wardround hospital start --folder ward"])
-)
+@hospital_app.command(epilog=examples("wardround hospital start", "wardround hospital start --folder ward"))
 def start(folder: Folder = DEFAULT) -> None:
     """Work for the federation until Ctrl-C or SIGTERM."""
     from components.governance.hospital_settings import read_settings
@@ -103,11 +99,7 @@ def start(folder: Folder = DEFAULT) -> None:
     raise typer.Exit(run_hospital(folder))
 
 
-@hospital_app.command(
-    epilog="\n\n".join(
-        ["[bold]Examples[/bold]", "wardround hospital doctor", "wardround hospital doctor --study pneumonia.yaml"]
-    )
-)
+@hospital_app.command(epilog=examples("wardround hospital doctor", "wardround hospital doctor --study pneumonia.yaml"))
 def doctor(
     folder: Folder = DEFAULT,
     study: Annotated[
@@ -142,9 +134,7 @@ def doctor(
         console.print("the data was not opened: give a study file with --study to see what is usable for it")
 
 
-@hospital_app.command(
-    epilog="\n\n".join(["[bold]Examples[/bold]", "wardround hospital settings", "wardround hospital settings > s.yaml"])
-)
+@hospital_app.command(epilog=examples("wardround hospital settings", "wardround hospital settings > s.yaml"))
 def settings(folder: Folder = DEFAULT) -> None:
     """Print the settings as they count, defaults included."""
     import yaml

@@ -1,0 +1,37 @@
+"""What the commands of `wardround` have in common: arguments and options, each with one help text."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows import home as homes
+
+
+def examples(*lines: str) -> str:
+    """Return examples as the end of a help text; an empty line keeps each on a line of its own."""
+    return "\n\n".join(["[bold]Examples[/bold]", *lines])
+
+
+def _use_home(given: Path | None) -> Path | None:
+    """Let everything this command starts record in the same folder."""
+    if given is not None:
+        os.environ["WARDROUND_HOME"] = str(homes.home_folder(given))
+    return given
+
+
+StudyFile = Annotated[Path, typer.Argument(metavar="STUDY", help="The study, a YAML file.", show_default=False)]
+Home = Annotated[
+    Path | None,
+    typer.Option(
+        "--home",
+        metavar="FOLDER",
+        callback=_use_home,
+        help="Folder of everything recorded (default: WARDROUND_HOME, or .wardround).",
+    ),
+]
+Rounds = Annotated[int | None, typer.Option(help="Rounds at the most.", metavar="N")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming an unfinished training.")]
