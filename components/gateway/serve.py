@@ -7,8 +7,6 @@ on one database and one exchange.
 from __future__ import annotations
 
 import asyncio
-import importlib
-import importlib.util
 import logging
 import sys
 from collections.abc import Sequence
@@ -24,10 +22,9 @@ from components.gateway.app import Gateway
 from components.gateway.connections import DoorConfig, DoorLoop, server_context
 from components.gateway.database import Database
 from components.gateway.prefect_proxy import PrefectRoute
+from components.gateway.prefect_routes import ROUTES
 from components.gateway.settings import Settings
 from components.mistakes import first_mistake
-
-_ROUTES = "components.gateway.prefect_routes"
 
 
 class Serve(Settings):
@@ -90,14 +87,6 @@ def read_config(path: Path) -> Serve:
         raise StorageError(f"{shown(path)}: {first_mistake(error, 'the file')}; mend it and start again") from error
 
 
-def prefect_routes() -> Sequence[PrefectRoute]:
-    """Return the table of what is let through to Prefect; nothing where there is none."""
-    if importlib.util.find_spec(_ROUTES) is None:
-        return ()
-    table: Sequence[PrefectRoute] = importlib.import_module(_ROUTES).ROUTES
-    return table
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run a gateway until it is told to end; return what the process exits with."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
@@ -109,7 +98,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = read_config(Path(arguments[0]))
         database = Database(settings.database)
-        server = make_server(settings, database, prefect_routes())
+        server = make_server(settings, database, ROUTES)
     except WardRoundError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

@@ -17,7 +17,6 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 import re
 import secrets
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ from dataclasses import dataclass
 
 from components.errors import RefusedError
 from components.exchange.keys import TlsKey
+from components.exchange.signing import canonical
 from components.rounds import SHA256_PATTERN
 
 WINDOW_S = 900.0  # clocks may differ by this much; the nonce of a request is remembered for as long
@@ -95,8 +95,7 @@ def read_signed_request(method: str, target: str, headers: Mapping[str, str]) ->
 
 def _message(method: str, target: str, fields: Mapping[str, str]) -> bytes:
     """Return the bytes that are signed."""
-    record = {"method": method, "target": target, **fields}
-    return b"wardround/request/v1\0" + json.dumps(record, sort_keys=True, separators=(",", ":")).encode()
+    return b"wardround/request/v1\0" + canonical({"method": method, "target": target, **fields})
 
 
 def _encode(data: bytes) -> str:
