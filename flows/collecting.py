@@ -71,7 +71,7 @@ class Collection:
         while True:
             answer = self._answers[site]
             await self._session.wait_any(answer, self._closed.wait())
-            if not answer.done():
+            if self._closed.is_set():  # what comes now comes late, also if it came this instant
                 raise SiteError(reason or self._note_silence(site), site=site, round_number=self._number, stage="train")
             failed = True
             try:
@@ -181,7 +181,7 @@ class Collection:
     def _note_silence(self, site: str) -> str:
         """Record that a round closed without a site, and return why."""
         away = self._session.away(site)
-        reason = away or f"no answer within {time.monotonic() - self._asked_at[site]:.0f} s; it was at work"
+        reason = away or f"no answer within {time.monotonic() - self._asked_at[site]:.0f} s"
         self._session.record("update_refused", round=self._number, site=site, reason=reason)
         self._session.watcher.site_done(self._number, site, ok=False)
         return reason
