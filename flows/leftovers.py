@@ -1,4 +1,4 @@
-"""Prefect's runs of a training whose process was killed: they would stay Running for ever."""
+"""Prefect's runs of a training that nobody drives any more: they would stay Running for ever."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from prefect.client.schemas.filters import (
     FlowRunFilterName,
     FlowRunFilterState,
     FlowRunFilterStateType,
+    FlowRunFilterTags,
 )
 from prefect.client.schemas.objects import State, StateType
-from prefect.states import Crashed
+from prefect.states import Cancelled, Crashed
 
 OPEN = [StateType.RUNNING, StateType.PENDING, StateType.SCHEDULED, StateType.CANCELLING]
 
@@ -30,12 +31,22 @@ async def end_leftovers(training: str, own: UUID) -> int:
     Returns:
         How many runs there were.
     """
-    left = FlowRunFilter(
-        name=FlowRunFilterName(like_=training), state=FlowRunFilterState(type=FlowRunFilterStateType(any_=OPEN))
-    )
     crashed: State[None] = Crashed(message="Its process ended; another one took the training up from the journal.")
+    return await _end(FlowRunFilter(name=FlowRunFilterName(like_=training)), crashed, own)
+
+
+async def end_cancelled(training: str) -> int:
+    """Mark all open runs of a training as cancelled, those in the hospitals' pools too; return how many there were."""
+    cancelled: State[None] = Cancelled(message="The training was cancelled.")
+    ended = await _end(FlowRunFilter(tags=FlowRunFilterTags(all_=[training])), cancelled)
+    return ended + await _end(FlowRunFilter(name=FlowRunFilterName(like_=training)), cancelled)
+
+
+async def _end(which: FlowRunFilter, state: State[None], own: UUID | None = None) -> int:
+    """Put open runs into a state."""
+    left = which.model_copy(update={"state": FlowRunFilterState(type=FlowRunFilterStateType(any_=OPEN))})
     async with get_client() as client:
         runs = [run for run in await client.read_flow_runs(flow_run_filter=left) if run.id != own]
         for run in runs:
-            await client.set_flow_run_state(run.id, crashed, force=True)
+            await client.set_flow_run_state(run.id, state, force=True)
     return len(runs)

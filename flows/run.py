@@ -238,6 +238,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
     process they are Prefect runs themselves and have to wait for it.
     """
     from components.exchange.store import FolderStore
+    from flows.cancellation import watch_for_cancellation
     from flows.prefect_settings import settings_for
     from flows.session import InterruptedTrainingError, Session, use
     from flows.training import federated_training, next_number, take_up
@@ -261,6 +262,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
     )
 
     async def run() -> dict[str, Any]:
+        watching = asyncio.create_task(watch_for_cancellation(folder, session.stop))
         with settings_for(early.prefect), use(session):
             first = next_number(session, 0) if early.sites is not None else None
             if first is not None:
@@ -268,6 +270,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
             await asyncio.to_thread(early.wait_for_prefect)
             state = await federated_training(study=parts.study.study, training=ledger.training, return_state=True)
             outcome = await state.aresult(raise_on_failure=False)
+        watching.cancel()
         if state.is_cancelled():
             parts.dispatcher.close()  # the loop's end waits for threads that wait for sites
             raise InterruptedTrainingError(state.message or "the training was stopped")

@@ -26,6 +26,7 @@ from components.ledger import TrainingLedger, resumable
 from components.rounds import Answer, Order, ServerState
 from components.study import Study
 from components.sums_file import read_sums, write_sums
+from flows.cancellation import cancellation
 from flows.progress import Watcher
 
 if TYPE_CHECKING:
@@ -273,6 +274,9 @@ class Session:
             self.hospitals.say(number, text)
 
     def _interrupted(self) -> InterruptedTrainingError:
+        why = cancellation(self.folder)
+        if why is not None:
+            return InterruptedTrainingError(f"training {self.training} was cancelled: {why}")
         return InterruptedTrainingError(f"training {self.training} was stopped; the same command resumes it")
 
 

@@ -164,7 +164,7 @@ class SiteRuns:
         """Make a run, or return the one of this key."""
         return await client.create_flow_run_from_deployment(
             deployment, parameters=request_parameters(run.request), state=Scheduled(), name=run.name,
-            idempotency_key=key, parent_task_run_id=parent,
+            idempotency_key=key, parent_task_run_id=parent, tags=[run.request.training],
         )  # fmt: skip
 
     async def _say(self, number: int, text: str) -> None:

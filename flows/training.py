@@ -20,6 +20,7 @@ from components.comparison import Contest, compare_models
 from components.errors import QuorumError
 from components.rounds import ServerState
 from components.sums_file import write_sums
+from flows.cancellation import cancellation
 from flows.leftovers import end_leftovers
 from flows.readiness import lacking_sites
 from flows.round import evaluate_everywhere, federated_round, open_round
@@ -53,7 +54,11 @@ async def federated_training(study: str, training: str) -> dict[str, Any] | Stat
         await asyncio.gather(*closing)
         return await _finish(session)
     except InterruptedTrainingError as stopped:
-        session.record("interrupted", reason=str(stopped))
+        why = cancellation(session.folder)
+        if why is not None:
+            session.record("cancelled", reason="cancelled", why=why)
+        else:
+            session.record("interrupted", reason=str(stopped))
         await asyncio.gather(*closing, return_exceptions=True)
         session.recorder.finish("KILLED", str(stopped))
         return Cancelled(message=str(stopped))

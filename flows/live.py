@@ -1,0 +1,108 @@
+"""What is going on: the trainings that have not finished, as their journals tell."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from components.journal import Entry, read
+from components.ledger import RoundLedger, TrainingLedger, resumable, trainings
+
+
+@dataclass(frozen=True)
+class LiveTraining:
+    """A training that has not finished.
+
+    Attributes:
+        study: Name of the study.
+        training: Its identifier.
+        driven: Whether a process drives it now; else the same command takes it up again.
+        rounds: Rounds at the most.
+        number: The round in work; 0 before the first.
+        answered: Sites whose update for it is there.
+        missing: Sites that were asked, and what is known of them.
+        waiting: What the round waits for, in words; empty if for nothing but its sites' work.
+        metric: The watched metric of the last round that was decided; None before.
+    """
+
+    study: str
+    training: str
+    driven: bool
+    rounds: int
+    number: int
+    answered: list[str]
+    missing: dict[str, str]
+    waiting: str
+    metric: float | None
+
+    def line(self) -> str:
+        """Return it as one line.
+
+        >>> LiveTraining("chest", "chest-1", True, 10, 3, ["east"], {"north": ""}, "", None).line()
+        'chest-1: round 3 of 10; east answered, waiting for north'
+        """
+        said = [f"{', '.join(self.answered)} answered"] if self.answered else []
+        silent = [f"{site} ({reason})" if reason else site for site, reason in sorted(self.missing.items())]
+        said += [self.waiting or f"waiting for {', '.join(silent)}"] if self.waiting or silent else []
+        where = f"round {self.number} of {self.rounds}" if self.number else "before its first round"
+        stopped = "" if self.driven else "; nobody drives it: wardround train takes it up again"
+        return f"{self.training}: {'; '.join([where, ', '.join(said)] if said else [where])}{stopped}"
+
+
+def live_trainings(home: Path) -> list[LiveTraining]:
+    """Return the trainings of a home that have not finished, in the order of their studies' names."""
+    found = []
+    for path in sorted((home / "trainings").glob("*/journal.jsonl")):
+        entries = list(read(path))
+        for ledger in resumable(trainings(entries)):
+            found.append(_live(path, ledger, entries))
+    return found
+
+
+def _live(path: Path, ledger: TrainingLedger, entries: Sequence[Entry]) -> LiveTraining:
+    number = max(ledger.rounds, default=0)
+    item = ledger.rounds.get(number)
+    decided = [one for one in ledger.rounds.values() if one.evaluation is not None]
+    study = ledger.started["study"]
+    rule = study["rounds"].get("convergence")
+    return LiveTraining(
+        study=path.parent.name,
+        training=ledger.training,
+        driven=_is_driven(path),
+        rounds=study["rounds"]["max"],
+        number=number,
+        answered=item.took_part if item else [],
+        missing=_missing(item),
+        waiting=_waiting(ledger.training, entries),
+        metric=decided[-1].metrics.get(rule["metric"] if rule else "auroc") if decided else None,
+    )
+
+
+def _missing(item: RoundLedger | None) -> dict[str, str]:
+    """Return who has not delivered in a round that collects, and why as far as that is known."""
+    if item is None or item.state is not None:
+        return {}
+    return {site: item.refused.get(site, "") for site in item.plan.roster if site not in item.received}
+
+
+def _waiting(training: str, entries: Sequence[Entry]) -> str:
+    """Return what a training said last that it waits for, unless something has happened since."""
+    for entry in reversed(entries):
+        if entry.data.get("training") == training and entry.event not in ("asked_again", "update_refused"):
+            return str(entry.data["reason"]) if entry.event == "waiting" else ""
+    return ""
+
+
+def _is_driven(path: Path) -> bool:
+    """Return whether a process holds a journal's lock."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
