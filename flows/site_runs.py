@@ -20,14 +20,12 @@ from uuid import UUID
 
 from prefect import Task
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.exceptions import ObjectAlreadyExists
 from prefect.states import Cancelled, Pending, Running, Scheduled
 
-from components.errors import ServiceError
 from components.exchange.site_request import SiteRequest, request_parameters
-from flows.hospital_worker import EMPTY_TEMPLATE, TYPE
+from flows.closed_worker import ensure_pool
+from flows.hospital_worker import TYPE
 
 FLOWS = {"prepare": "site-preparation", "train": "site-training"}  # an evaluation is shown by its round
 DRAIN_S = 5.0
@@ -187,30 +185,10 @@ class SiteRuns:
 
     async def _make_deployment(self, client: PrefectClient, flow_name: str, site: str) -> UUID:
         flow = await client.create_flow_from_name(flow_name)
-        await ensure_pool(client, site)
+        await ensure_pool(client, site, TYPE, f"The hospital {site}")
         return await client.create_deployment(
             flow, name=site, work_pool_name=site, enforce_parameter_schema=False, parameters={}
         )
-
-
-async def ensure_pool(client: PrefectClient, site: str) -> None:
-    """Make a hospital's pool, or put it back to what it must be.
-
-    Raises:
-        ServiceError: If there is a pool of another type with its name.
-    """
-    try:
-        await client.create_work_pool(
-            WorkPoolCreate(name=site, type=TYPE, base_job_template=EMPTY_TEMPLATE, description=f"The hospital {site}")
-        )
-    except ObjectAlreadyExists:
-        pool = await client.read_work_pool(site)
-        if pool.type != TYPE:
-            raise ServiceError(
-                f"Prefect has a pool {site} of type {pool.type!r}: delete it, or name the hospital otherwise"
-            ) from None
-        if pool.base_job_template != EMPTY_TEMPLATE:
-            await client.update_work_pool(site, WorkPoolUpdate(base_job_template=EMPTY_TEMPLATE))
 
 
 def _nothing() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -57,7 +58,7 @@ def test_every_command_has_examples_that_it_takes(words: tuple[str, ...], wardro
     given = [line.strip() for line in examples.splitlines() if line.strip()]
     assert given
     for line in given:
-        arguments = line.split(" > ")[0].split()
+        arguments = shlex.split(line.split(" > ")[0])
         assert arguments[: len(words) + 1] == ["wardround", *words]
         COMMANDS[words].make_context("wardround", arguments[len(words) + 1 :])  # raises where an option is unknown
 

@@ -17,9 +17,9 @@ from components.gateway.transport import Route
 from components.governance.certificates import issue_credential, make_authority, make_csr
 from components.governance.hospital_settings import read_settings
 from components.governance.identity_files import CoordinatorFolder, SiteFolder
+from flows.closed_worker import EMPTY_TEMPLATE
 from flows.early import ROOT
 from flows.hospital_route import AUTHORITY_FILE, read_route
-from flows.hospital_worker import EMPTY_TEMPLATE
 from tests.command_line import Run
 from tests.components.gateway.gates import Build, Gate, until
 from tests.components.gateway.test_client import Relay, middlebox

@@ -29,8 +29,9 @@ from components.gateway.database import credentials
 from components.gateway.prefect_routes import ROUTES
 from components.gateway.transport import Route
 from components.governance.identity_files import CoordinatorFolder, SiteFolder
+from flows.closed_worker import EMPTY_TEMPLATE
 from flows.hospital_client import connected
-from flows.hospital_worker import EMPTY_TEMPLATE, HospitalWorker
+from flows.hospital_worker import HospitalWorker
 from tests.components.gateway.gates import Build, Gate
 from tests.flows.test_hospital_worker import Ward, in_loop, make_pool, order, parameters, prefect, read, set_template
 

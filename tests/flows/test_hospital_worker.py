@@ -24,7 +24,8 @@ from prefect.exceptions import ObjectNotFound
 from components.errors import RefusedError
 from components.exchange.keys import SigningKey
 from components.exchange.site_request import Call, SiteRequest, request_parameters, sign_call
-from flows.hospital_worker import EMPTY_TEMPLATE, TYPE, HospitalWorker
+from flows.closed_worker import EMPTY_TEMPLATE
+from flows.hospital_worker import TYPE, HospitalWorker
 from flows.prefect_settings import settings_for
 from flows.servers import EmbeddedPrefect, prefect_environment
 from tests.references.tiny_study import tiny_study
