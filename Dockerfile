@@ -21,16 +21,17 @@ WORKDIR /source
 # Dependencies first: this layer, the large one, is kept until pyproject.toml or the pins change. The
 # package itself is added below; for its metadata, empty packages are enough.
 COPY pyproject.toml constraints.txt README.md LICENSE ./
-RUN mkdir components flows models studies \
+RUN mkdir -p components flows models studies deploy/coordinator deploy/hospital \
     && touch components/__init__.py flows/__init__.py models/__init__.py \
     && /opt/wardround/bin/pip install -c constraints.txt setuptools \
     && /opt/wardround/bin/pip install -c constraints.txt --no-build-isolation . \
     && /opt/wardround/bin/pip uninstall -y wardround \
-    && rm -rf components flows models studies build *.egg-info
+    && rm -rf components flows models studies deploy build *.egg-info
 COPY components components
 COPY flows flows
 COPY models models
 COPY studies studies
+COPY deploy deploy
 RUN /opt/wardround/bin/pip install --no-deps --no-build-isolation . \
     && /opt/wardround/bin/pip check \
     && /opt/wardround/bin/python -m compileall -q /opt/wardround/lib

@@ -14,12 +14,12 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from components.errors import RefusedError, StorageError
 from components.exchange.keys import VerifyKey
-from components.exchange.store import FolderStore
 from components.files import storage_errors, write_whole
 from components.gateway.database import Database
 from components.gateway.grants import Grants
@@ -31,6 +31,9 @@ from components.gateway.tokens import Invitation
 from components.governance.identity_files import CoordinatorFolder, CoordinatorSecrets
 from components.mistakes import first_mistake
 from components.rounds import Name, Record
+
+if TYPE_CHECKING:
+    from components.exchange.store import FolderStore
 
 FILE, GATEWAY_FILE = "coordinator.json", "gateway.json"
 
@@ -44,6 +47,7 @@ class CoordinatorConfig(Record):
         database: The gateway's database: ``sqlite:///FILE`` or ``postgresql://...``.
         prefect_url: Address of Prefect's API, inside.
         require_ready: Whether only hospitals take part whose doctor has passed.
+        mlflow_url: Address of MLflow's server, inside; empty for the database of the home that trains.
     """
 
     federation: Name
@@ -51,6 +55,7 @@ class CoordinatorConfig(Record):
     database: str
     prefect_url: str
     require_ready: bool = True
+    mlflow_url: str = ""
 
 
 @dataclass(frozen=True)
@@ -78,6 +83,9 @@ class CoordinatorSide:
 
     def store(self, study: str) -> FolderStore:
         """Return a study's own weights and opened updates, which the gateway does not see."""
+        # torch, which an invitation, a look at the status and the supervisor of `wardround up` start without
+        from components.exchange.store import FolderStore
+
         return FolderStore(self.folder / "stores" / study)
 
     @property
@@ -109,26 +117,70 @@ def init_coordinator(folder: Path, config: CoordinatorConfig, *, names: list[str
     Raises:
         StorageError: If it cannot be written, or has the secrets of another federation.
     """
+    keys = make_coordinator(folder, config, names=names)
+    place = GatewayPlace(
+        secrets=folder / "secrets",
+        exchange=folder / "exchange",
+        host="127.0.0.1" if names == ["127.0.0.1"] else "0.0.0.0",  # noqa: S104 - the federation's door
+        port=port,
+    )
+    write_gateway(folder / GATEWAY_FILE, config, keys, place)
+
+
+def make_coordinator(folder: Path, config: CoordinatorConfig, *, names: list[str]) -> CoordinatorKeys:
+    """Make a coordinator's secrets, where they are not there yet, and write its settings.
+
+    Returns:
+        The public keys that hospitals pin.
+
+    Raises:
+        StorageError: If it cannot be written, or has the secrets of another federation.
+    """
     hosts = [name for name in names if not _is_address(name)]
     ips = [name for name in names if _is_address(name)]
     made = CoordinatorFolder(folder).make(config.federation, names=hosts, ips=ips)
-    exchange = folder / "exchange"
-    exchange.mkdir(parents=True, exist_ok=True)
-    keys = CoordinatorKeys(signing_key=made.signing.public.base64, sealing_key=made.sealing.public.base64)
+    with storage_errors("write", folder):
+        (folder / "exchange").mkdir(parents=True, exist_ok=True)
+        write_whole(folder / FILE, config.model_dump_json(indent=2).encode())
+    return CoordinatorKeys(signing_key=made.signing.public.base64, sealing_key=made.sealing.public.base64)
+
+
+@dataclass(frozen=True)
+class GatewayPlace:
+    """What a gateway is told of the machine or container it runs in.
+
+    Attributes:
+        secrets: Folder of its secrets.
+        exchange: Folder of the exchange.
+        host: Address it listens on.
+        port: Where it listens.
+    """
+
+    secrets: Path
+    exchange: Path
+    host: str
+    port: int
+
+
+def write_gateway(path: Path, config: CoordinatorConfig, keys: CoordinatorKeys, place: GatewayPlace) -> None:
+    """Write what a gateway is started with.
+
+    Raises:
+        StorageError: If it cannot be written.
+    """
     gateway = {
         "federation": config.federation,
         "coordinator": keys.model_dump(),
-        "secrets": str(folder / "secrets"),
-        "exchange": str(exchange),
+        "secrets": str(place.secrets),
+        "exchange": str(place.exchange),
         "prefect_url": config.prefect_url,
         "database": config.database,
-        "host": "127.0.0.1" if names == ["127.0.0.1"] else "0.0.0.0",  # noqa: S104 - the federation's door
-        "port": port,
+        "host": place.host,
+        "port": place.port,
     }
     Serve.model_validate(gateway)
-    with storage_errors("write", folder):
-        write_whole(folder / GATEWAY_FILE, json.dumps(gateway, indent=2).encode())
-        write_whole(folder / FILE, config.model_dump_json(indent=2).encode())
+    with storage_errors("write", path):
+        write_whole(path, json.dumps(gateway, indent=2).encode())
 
 
 def read_coordinator(folder: Path) -> CoordinatorConfig:

@@ -1,4 +1,4 @@
-"""An MLflow server over one WardRound home, for its user interface; the training itself needs none."""
+"""An MLflow server over one WardRound home: for its user interface, and for a federation's trainings."""
 
 from __future__ import annotations
 
@@ -11,12 +11,17 @@ from flows.embedded_server import EmbeddedServer, ServerProgram, start_server
 MLFLOW = ServerProgram("MLflow", "flows.embedded_mlflow_child", "", "/health", "mlflow-server", "--mlflow-port")
 
 
-def start_mlflow_ui(home: Path, port: int = 0) -> EmbeddedServer:
+def start_mlflow(
+    home: Path, port: int = 0, *, database: str | None = None, edition: Path | None = None
+) -> EmbeddedServer:
     """Start MLflow's server for a home, or use the one that runs for it already; return at once.
 
     Args:
         home: The WardRound home that holds ``mlflow.db`` and ``artifacts``.
         port: TCP port on the loopback interface; 0 takes any free one.
+        database: Address of its PostgreSQL database; None is the home's ``mlflow.db``. With it, clients send and
+            fetch files through the server alone.
+        edition: File that says which version of MLflow made that database.
 
     Raises:
         ServiceError: The port is in use.
@@ -29,7 +34,8 @@ def start_mlflow_ui(home: Path, port: int = 0) -> EmbeddedServer:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "DO_NOT_TRACK": "1",
     }
-    return start_server(MLFLOW, home / MLFLOW.folder, port=port, environment=environment, arguments=[str(home)])
+    arguments = [str(home), database, str(edition)] if database else [str(home)]
+    return start_server(MLFLOW, home / MLFLOW.folder, port=port, environment=environment, arguments=arguments)
 
 
 def seed_mlflow(home: Path) -> bool:

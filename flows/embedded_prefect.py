@@ -22,8 +22,8 @@ PREFECT = ServerProgram("Prefect", "flows.embedded_prefect_child", "/api", "/api
 # other servers (an API address, a database, a profile) and must not reach this one.
 _KEPT = frozenset({"PREFECT_SERVER_LOGGING_LEVEL", "PREFECT_LOGGING_SERVER_LEVEL", "PREFECT_DEBUG_MODE"})
 
-# Services for schedules, workers, automations and concurrency leases: nothing on an embedded server uses
-# them, and each wakes up, reads the database and takes processor time from the training.
+# Services for schedules, workers, automations and concurrency leases: nothing of a simulation uses them,
+# and each wakes up, reads the database and takes processor time from the training.
 _UNUSED_SERVICES = (
     "SCHEDULER", "LATE_RUNS", "FOREMAN", "PAUSE_EXPIRATIONS", "REPOSSESSOR", "CLEANUP_RECONCILER", "TRIGGERS",
 )  # fmt: skip
@@ -33,32 +33,49 @@ class EmbeddedPrefect:
     """The Prefect server of one WardRound home."""
 
     @staticmethod
-    def start(home: Path, *, ui: bool = True, port: int = 0) -> EmbeddedServer:
+    def start(
+        home: Path,
+        *,
+        ui: bool = True,
+        port: int = 0,
+        federation: bool = False,
+        database: str | None = None,
+        edition: Path | None = None,
+    ) -> EmbeddedServer:
         """Start it as a child process, or use the one that runs for this home already; return at once.
 
         Args:
             home: The WardRound home; the server keeps its database and log in ``home/prefect``.
             ui: Whether it also serves Prefect's user interface.
             port: TCP port on the loopback interface; 0 takes any free one.
+            federation: Whether it also runs the services for schedules and workers.
+            database: Address of its PostgreSQL database; None is a SQLite file in its folder.
+            edition: File that says which edition of Prefect made that database.
 
         Raises:
             ServiceError: The port is in use.
             StorageError: The home cannot be written.
         """
         folder = home.absolute() / PREFECT.folder
-        environment = server_environment(folder, ui=ui)
-        return start_server(PREFECT, folder, port=port, environment=environment, arguments=[])
+        environment = server_environment(folder, ui=ui, federation=federation, database=database)
+        arguments = [str(edition)] if edition is not None else []
+        return start_server(PREFECT, folder, port=port, environment=environment, arguments=arguments)
 
 
-def server_environment(folder: Path, *, ui: bool) -> dict[str, str]:
+def server_environment(
+    folder: Path, *, ui: bool, federation: bool = False, database: str | None = None
+) -> dict[str, str]:
     """All environment variables of the server's process; ``{url}`` stands for its address.
 
     Args:
         folder: The server's own folder, absolute.
         ui: Whether it serves the user interface.
+        federation: Whether it also runs the services for schedules and workers.
+        database: Address of its PostgreSQL database; None is a SQLite file in its folder.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT") or name in _KEPT}
-    services = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in _UNUSED_SERVICES}
+    unused = () if federation else _UNUSED_SERVICES
+    services = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in unused}
     return {
         **inherited,
         **services,
@@ -66,7 +83,7 @@ def server_environment(folder: Path, *, ui: bool) -> dict[str, str]:
         "PREFECT_HOME": str(folder),
         "PREFECT_API_URL": "{url}/api",
         "PREFECT_SERVER_API_HOST": "127.0.0.1",
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": database or f"sqlite+aiosqlite:///{folder / 'prefect.db'}",
         # Both are done when the database is made or its edition changes (see the child).
         "PREFECT_SERVER_DATABASE_MIGRATE_ON_START": "false",
         "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",

@@ -1,6 +1,6 @@
 """The process of the embedded Prefect server: ``python -m flows.embedded_prefect_child``.
 
-Two things are changed against ``prefect server start``:
+Two things are changed against ``prefect server start``, where the database is a SQLite file:
 
 - **Every transaction begins as a writer.** Prefect begins most of its SQLite transactions as readers and
   lets them become writers later; if another connection has written in between, SQLite refuses at once
@@ -19,6 +19,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from flows.database_templates import copy_database, keep_template, prefect_edition, seed_database
@@ -28,12 +29,17 @@ from flows.embedded_child import begin, serve
 def main(arguments: list[str]) -> None:
     """Serve until the last user is gone or SIGTERM arrives."""
     listener, folder = begin(arguments)
-    bring_up_to_date(folder / "prefect.db")
+    sqlite = len(arguments) == 3
+    if sqlite:
+        bring_up_to_date(folder / "prefect.db")
+    else:
+        bring_server_up_to_date(Path(arguments[3]))
     _complete_models_on_first_use()
     # Heavy, and after the watch for the parent's end has begun.
     from flows.prefect_database import use_writing_transactions, written
 
-    use_writing_transactions()
+    if sqlite:
+        use_writing_transactions()
     from prefect.server.api.server import create_app
 
     serve(create_app(), listener, written)
@@ -59,9 +65,25 @@ def bring_up_to_date(database: Path) -> None:
     written_by.write_text(edition)
 
 
+def bring_server_up_to_date(written_by: Path) -> None:
+    """Make or migrate the tables of the PostgreSQL database in the environment.
+
+    Args:
+        written_by: File beside the database's data, which says the edition that made its tables.
+    """
+    edition = prefect_edition()
+    if not written_by.exists() or written_by.read_text() != edition:
+        _run_migrations(os.environ)
+        written_by.write_text(edition)
+
+
 def _migrate(database: Path) -> None:
+    """Make or migrate a SQLite file."""
+    _run_migrations({**os.environ, "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}"})
+
+
+def _run_migrations(variables: Mapping[str, str]) -> None:
     """Migrate in a process of its own: Prefect in this one is bound to the database that it will serve."""
-    variables = {**os.environ, "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}"}
     command = [sys.executable, "-P", "-m", "flows.prefect_database"]
     subprocess.run(command, env=variables, check=True)  # noqa: S603 - our own module, no shell
 

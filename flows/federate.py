@@ -53,7 +53,7 @@ def run_federated(
         prefect = prefect_environment(url, None, user=os.environ)
         local = PoolDispatcher({COORDINATOR: _builder(study, folder, side)}, spawn_site_process(2), {COORDINATOR: 1})
         stack.callback(local.close)
-        recorder = stack.enter_context(open_recorder(study, home))
+        recorder = stack.enter_context(open_recorder(study, home, config))
         import_flows(prefect)
         from flows.membership import Membership  # Prefect, once its settings are known
         from flows.remote import RemoteDispatcher

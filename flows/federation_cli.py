@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -28,6 +29,14 @@ Folder = Annotated[
 Hospital = Annotated[str, typer.Argument(metavar="NAME", help="Name of the hospital.", show_default=False)]
 
 
+class DatabaseKind(StrEnum):
+    """Where the servers of a federation on this machine record."""
+
+    auto = "auto"
+    postgresql = "postgresql"
+    sqlite = "sqlite"
+
+
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     for command, example in (
@@ -40,21 +49,34 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(coordinator_app, name="coordinator")
 
 
-def up(study: StudyFile, home: Home = None) -> None:
+def up(
+    study: StudyFile,
+    database: Annotated[
+        DatabaseKind,
+        typer.Option(help="Where the servers record: auto is PostgreSQL where it is installed, else SQLite."),
+    ] = DatabaseKind.auto,
+    home: Home = None,
+) -> None:
     """Start a real federation on this machine, one hospital process for each site of a study.
 
-    Prefect's server, the gateway with TLS and the hospitals run as processes of their own, until wardround down.
+    The database, Prefect, MLflow, the gateway with TLS and the hospitals run as processes until wardround down.
     """
     from components.data.sources import plan_sources
     from flows import api, local_federation
+    from flows.local_record import addresses
+    from flows.servers import INTERFACES
 
     loaded, folder = api.load(study), homes.open_home(home)
     sources = plan_sources(loaded, study.resolve().parent)
+    typer.echo(f"database: {local_federation.choose_database(folder, database.value)}")
     hospitals = [local_federation.LocalHospital(source.name, loaded.study, source) for source in sources]
     local_federation.write_hospitals(folder, hospitals)
     local_federation.start(folder)
     console = Console(highlight=False)
     console.print(f"up: {', '.join(source.name for source in sources)}")
+    found = addresses(folder)
+    for name, url in (("MLflow", found.mlflow), ("Prefect", found.prefect)) if found else ():
+        console.print(f"  {INTERFACES[name]}  {url}")
     for command in (f"wardround train {study}", "wardround status", "wardround ui", "wardround down"):
         console.print(f"  {command}")
 

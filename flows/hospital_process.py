@@ -19,6 +19,7 @@ from typing import Any
 from components.errors import WardRoundError
 from components.gateway.client import GatewayClient
 from components.governance.identity_files import SiteFolder
+from flows.health import HEARTBEAT
 from flows.hospital import open_site
 from flows.hospital_client import connected
 from flows.hospital_route import read_route
@@ -82,7 +83,8 @@ def _beat(folder: Path, activity: Callable[[], dict[str, Any]], ended: threading
             try:
                 client.renew_if_due()
                 client.heartbeat(activity())
-            except WardRoundError as error:
+                (folder / HEARTBEAT).touch()
+            except (WardRoundError, OSError) as error:
                 log.warning("heartbeat: %s", error)
 
 

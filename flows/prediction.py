@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,14 +108,14 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
 def _load(model: str, home: Path) -> ScoringModel:
     """Load a version; say so where nothing was recorded at all."""
     from components.tracking.scoring import load_version
-    from flows.recorder import tracking_uri
+    from flows.recorder import local_uri, tracking_uri
+    from flows.servers import nothing_recorded
 
-    if not os.environ.get("MLFLOW_TRACKING_URI") and not (home / "mlflow.db").exists():
-        raise ServiceError(
-            f"{model}: nothing is recorded in {home} yet; run a training first, or name its folder with --home"
-        )
+    uri = tracking_uri(home)
+    if uri == local_uri(home) and not (home / "mlflow.db").exists():
+        raise ServiceError(f"{model}: {nothing_recorded(home)}")
     try:
-        return load_version(model, tracking_uri(home))
+        return load_version(model, uri)
     except ValueError as error:
         raise StudyError(str(error)) from None
 

@@ -25,6 +25,7 @@ from components.ledger import RoundLedger
 from components.study import Study
 from flows.build import export_file
 from flows.embedded_mlflow import seed_mlflow
+from flows.local_record import addresses
 from flows.servers import check_reachable
 from flows.version import code_version
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from components.tracking.package import Template
     from components.tracking.registry import Registry
     from components.tracking.runs import RunStatus, Tracker
+    from flows.coordinator import CoordinatorConfig
     from flows.session import Session
 
 # components.tracking is imported by the recorder's own thread: MLflow takes seconds to import and to open
@@ -42,8 +44,13 @@ PREFECT_UI = "http://127.0.0.1:4200"
 
 
 def tracking_uri(home: Path) -> str:
-    """Return the user's own tracking server (``MLFLOW_TRACKING_URI``), or the database in the home folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or local_uri(home)
+    """Return where a home records.
+
+    The user's own tracking server (``MLFLOW_TRACKING_URI``), else that of the home's federation while it is up,
+    else the database in the home folder.
+    """
+    federation = addresses(home)
+    return os.environ.get("MLFLOW_TRACKING_URI") or (federation.mlflow if federation else local_uri(home))
 
 
 def local_uri(home: Path) -> str:
@@ -57,19 +64,23 @@ class Recorder:
     Args:
         study: The study.
         home: Folder of everything recorded.
+        mlflow_url: A federation's tracking server; the user's own comes before it.
+        prefect_ui: Address of the Prefect UI, for links.
 
     Raises:
-        ServiceError: If ``MLFLOW_TRACKING_URI`` names a server that does not answer.
+        ServiceError: If the tracking server does not answer.
     """
 
-    def __init__(self, study: Study, home: Path) -> None:
-        self._study, self._home, self._uri = study, home, tracking_uri(home)
+    def __init__(self, study: Study, home: Path, *, mlflow_url: str = "", prefect_ui: str = "") -> None:
+        users = os.environ.get("MLFLOW_TRACKING_URI", "")
+        self._study, self._home, self._uri = study, home, users or mlflow_url or tracking_uri(home)
         check_reachable(self._uri, name="MLflow")
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
         self._opened: Future[tuple[Tracker, Registry]] | None = None
         self._template: Future[Template] | None = None
         self._started: Future[None] | None = None
-        self._flow_url = _prefect_ui()
+        self._prefect_ui = os.environ.get("WARDROUND_PREFECT_UI") or prefect_ui or PREFECT_UI
+        self._flow_url = self._prefect_ui
 
     def __enter__(self) -> Recorder:
         return self
@@ -84,7 +95,7 @@ class Recorder:
         if self._started is not None:
             return
         self._opened = self._thread.submit(self._open)
-        self._flow_url = f"{_prefect_ui()}/runs/flow-run/{flow_run}"
+        self._flow_url = f"{self._prefect_ui}/runs/flow-run/{flow_run}"
         self._started = self._thread.submit(self._start, session)
         self._template = self._thread.submit(self._find_template, session)
 
@@ -297,11 +308,15 @@ def _items(session: Session, site: str) -> dict[str, int]:
     return {"used": found.usable, "expected": found.expected} if found else {"used": 0, "expected": 0}
 
 
-def _prefect_ui() -> str:
-    """Return the address of the Prefect UI: the user's own server's, or where ``wardround ui`` serves it."""
-    return os.environ.get("WARDROUND_PREFECT_UI") or PREFECT_UI
+def open_recorder(study: Study, home: Path, coordinator: CoordinatorConfig | None = None) -> Recorder:
+    """Open a training's recorder; see `Recorder`.
 
-
-def open_recorder(study: Study, home: Path) -> Recorder:
-    """Open a training's recorder; see `Recorder`."""
-    return Recorder(study, home)
+    Args:
+        study: The study.
+        home: Folder of everything recorded.
+        coordinator: A federation's servers, where it trains at hospitals.
+    """
+    if coordinator is None:
+        return Recorder(study, home)
+    interface = coordinator.prefect_url.removesuffix("/").removesuffix("/api")
+    return Recorder(study, home, mlflow_url=coordinator.mlflow_url, prefect_ui=interface)

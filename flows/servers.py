@@ -17,13 +17,14 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from components.errors import ServiceError
-from flows.embedded_mlflow import start_mlflow_ui
+from flows.embedded_mlflow import start_mlflow
 from flows.embedded_prefect import EmbeddedPrefect
 from flows.embedded_server import LOOPBACK, EmbeddedServer, RunningServer, flush_prefect_events
+from flows.local_record import POSTGRESQL, addresses, recorded_database
 
 __all__ = [
     "EmbeddedPrefect", "EmbeddedServer", "RunningServer", "UserPrefect", "check_reachable", "flush_prefect_events",
-    "open_prefect", "prefect_environment", "serve_ui", "start_mlflow_ui",
+    "nothing_recorded", "open_prefect", "prefect_environment", "serve_ui", "start_mlflow",
 ]  # fmt: skip
 
 # What every process of ours that uses Prefect wants, whichever server it talks to.
@@ -146,8 +147,8 @@ def serve_ui(
 ) -> int:
     """Serve both user interfaces over a home until Ctrl-C, SIGTERM, or `stop`.
 
-    Where the user has a server of their own (``PREFECT_API_URL``, ``MLFLOW_TRACKING_URI``), trainings are
-    recorded there: its address is said and nothing is started in its place.
+    Where the user has a server of their own (``PREFECT_API_URL``, ``MLFLOW_TRACKING_URI``), or the home's
+    federation is up, trainings are recorded there: its address is said and nothing is started in its place.
 
     Args:
         home: The WardRound home.
@@ -164,21 +165,21 @@ def serve_ui(
         ServiceError: A port is in use, or a server did not start, or ended by itself.
     """
     show = functools.partial(_show, say=say, open_browser=open_browser)
-    users = {name: url for name, url in (("MLflow", _users_mlflow()), ("Prefect", _users_prefect())) if url}
-    for name, url in users.items():
-        show(name, url, "  (your own)")
-    if len(users) == len(INTERFACES):
+    served = _served_already(home)
+    for name, (url, remark) in served.items():
+        show(name, url, remark)
+    if len(served) == len(INTERFACES):
         return 0
-    if "MLflow" not in users and not (home / "mlflow.db").exists():
-        say(f"Nothing is recorded in {home.absolute()} yet. Run a training first, for example: wardround demo")
+    if "MLflow" not in served and not (home / "mlflow.db").exists():
+        say(nothing_recorded(home))
         return 0
     stop = stop or threading.Event()
     with ExitStack() as stack, _Stopping(stop):
         servers: dict[str, EmbeddedServer] = {}
-        if "Prefect" not in users:
+        if "Prefect" not in served:
             servers["Prefect"] = stack.enter_context(EmbeddedPrefect.start(home, ui=True, port=prefect_port))
-        if "MLflow" not in users:
-            servers["MLflow"] = stack.enter_context(start_mlflow_ui(home, mlflow_port))
+        if "MLflow" not in served:
+            servers["MLflow"] = stack.enter_context(start_mlflow(home, mlflow_port))
         for name in sorted(servers):
             server = servers[name]
             if not _ready(server, stop):
@@ -189,6 +190,24 @@ def serve_ui(
             for server in servers.values():
                 server.check_running()
     return 0
+
+
+def _served_already(home: Path) -> dict[str, tuple[str, str]]:
+    """Return the interfaces that need no server of ours, with a remark: the user's own, and the federation's."""
+    users = {"MLflow": _users_mlflow(), "Prefect": _users_prefect()}
+    found = {name: (url, "  (your own)") for name, url in users.items() if url}
+    federation = addresses(home)
+    if federation is None:
+        return found
+    remark = "  (the federation's, until wardround down)"
+    return {"MLflow": (federation.mlflow, remark), "Prefect": (federation.prefect, remark), **found}
+
+
+def nothing_recorded(home: Path) -> str:
+    """Return what to tell a user who looks for records where the home has no database file."""
+    if recorded_database(home) == POSTGRESQL:
+        return f"What {home.absolute()} recorded is in PostgreSQL, which is not running. Start it: wardround up STUDY"
+    return f"Nothing is recorded in {home.absolute()} yet. Run a training first, for example: wardround demo"
 
 
 def _show(name: str, url: str, remark: str, *, say: Callable[[str], None], open_browser: bool) -> None:

@@ -27,6 +27,7 @@ SETTINGS = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # it would be drawn over our own
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # links are shown where the training ends
 }
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 _DISK_SIGNS = {

@@ -1,4 +1,4 @@
-"""A real federation on loopback: Prefect's server, the gateway with TLS, three hospital processes; and a simulation."""
+"""A real federation on loopback: all its servers, the gateway with TLS, three hospital processes; and a simulation."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from mlflow.entities.model_registry import ModelVersion
 
 from components.journal import Entry, read
 from components.ledger import trainings
-from flows import local_federation
+from flows import local_federation, local_record
 from tests.end_to_end.records import PrefectRecords, serve_prefect
+from tests.references.open_folder import open_folder
 from tests.references.tiny_study import STUDY, write_films, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,8 +56,13 @@ def logs(home: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    folder = tmp_path_factory.mktemp("federation")
+def federation() -> Iterator[Federation]:
+    """With PostgreSQL where it is installed, as `wardround up` takes it by itself."""
+    with open_folder() as folder:
+        yield from _trained(folder)
+
+
+def _trained(folder: Path) -> Iterator[Federation]:
     write_films(folder)
     study = write_study(folder, rounds={"max": ROUNDS})
     home, simulated = folder / "home", folder / "simulated"
@@ -86,8 +92,10 @@ def test_the_weights_are_those_of_the_simulation_bit_for_bit(federation: Federat
 
 def test_versions_and_their_metrics_are_those_of_the_simulation(federation: Federation) -> None:
     told = []
-    for home in (federation.home, federation.simulated):
-        client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    served = local_record.addresses(federation.home)
+    assert served is not None
+    for uri in (served.mlflow, f"sqlite:///{federation.simulated / 'mlflow.db'}"):
+        client = MlflowClient(uri, uri)
         versions = sorted(client.search_model_versions(f"name='{STUDY}'"), key=lambda version: int(version.version))
         told.append([
             (version.tags["wardround.round"], version.tags["wardround.took_part"],

@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = ("components", "flows", "models")
-CONTENT = (*PACKAGES, "studies")
+CONTENT = (*PACKAGES, "studies", "deploy")
 
 
 def run(command: list[str], folder: Path) -> str:
