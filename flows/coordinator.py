@@ -15,10 +15,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qs, urlsplit
 
 from pydantic import ValidationError
 
-from components.errors import RefusedError, StorageError
+from components.errors import RefusedError, ServiceError, StorageError
 from components.exchange.keys import VerifyKey
 from components.files import storage_errors, write_whole
 from components.gateway.database import Database
@@ -207,9 +208,15 @@ def open_side(folder: Path) -> CoordinatorSide:
 
     Raises:
         StorageError: If the folder is not a coordinator's.
-        ServiceError: If the gateway's database cannot be reached.
+        ServiceError: If the gateway's database cannot be reached, or its password file is not here.
     """
     config = read_coordinator(folder)
+    for password in parse_qs(urlsplit(config.database).query).get("passfile", []):
+        if not Path(password).exists():
+            raise ServiceError(
+                f"the servers of {folder} are reached inside its containers alone. There, run the command as"
+                "  docker compose run --rm coordinator ..."
+            )
     database = Database(config.database)
     return CoordinatorSide(
         federation=config.federation,

@@ -136,29 +136,42 @@ def init(
     name: Annotated[
         list[str], typer.Option(metavar="HOST", help="Name or address hospitals reach it by.", show_default=False)
     ],
-    port: Annotated[int, typer.Option(metavar="PORT", help="Where the gateway listens.")] = 8443,
-    prefect_url: Annotated[
-        str, typer.Option(metavar="URL", help="Prefect's API, inside.")
-    ] = "http://127.0.0.1:4200/api",
+    port: Annotated[int, typer.Option(metavar="PORT", help="Where hospitals reach it.")] = 8443,
+    image: Annotated[str, typer.Option(metavar="IMAGE", help="WardRound's image.")] = "wardround",
+    compose: Annotated[
+        bool, typer.Option("--compose/--no-compose", help="For Docker, or for servers that you run yourself.")
+    ] = True,
+    prefect_url: Annotated[str | None, typer.Option(metavar="URL", help="Your Prefect's API, inside.")] = None,
+    mlflow_url: Annotated[str | None, typer.Option(metavar="URL", help="Your MLflow server, inside.")] = None,
     database: Annotated[
-        str | None, typer.Option(metavar="URL", help="The gateway's database (default: a file in the folder).")
+        str | None, typer.Option(metavar="URL", help="Database of your gateway (default: a file in the folder).")
     ] = None,
     folder: Folder = None,
     home: Home = None,
 ) -> None:
-    """Make a coordinator's folder: authority, certificates, keys, and what the gateway is started with.
+    """Make a coordinator's folder: authority, certificates, keys, passwords, and what docker compose starts.
 
     Run again, it keeps the keys and writes the settings anew.
     """
+    from flows import compose as docker
     from flows import coordinator
 
     chosen = (folder or homes.home_folder(home) / "federation").absolute()
+    given = {"--prefect-url": prefect_url, "--mlflow-url": mlflow_url, "--database": database}
+    if compose:
+        own = [option for option, value in given.items() if value is not None]
+        if own:
+            raise typer.BadParameter(f"{', '.join(own)}: the compose file brings these; add --no-compose for your own")
+        docker.write_deployment(chosen, docker.Deployment(federation, name, port, image))
+        typer.echo(f"made {chosen}; start it there:  docker compose up -d")
+        return
     chosen.mkdir(parents=True, exist_ok=True)
     config = coordinator.CoordinatorConfig(
         federation=federation,
         address=f"https://{name[0]}:{port}",
         database=database or f"sqlite:///{chosen / 'gateway.db'}",
-        prefect_url=prefect_url,
+        prefect_url=prefect_url or "http://127.0.0.1:4200/api",
+        mlflow_url=mlflow_url or "",
     )
     coordinator.init_coordinator(chosen, config, names=name, port=port)
     typer.echo(f"made {chosen}; start the gateway:  python -m components.gateway.serve {chosen / 'gateway.json'}")

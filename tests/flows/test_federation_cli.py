@@ -8,7 +8,8 @@ from pathlib import Path
 from components.gateway.tokens import read_token
 from tests.command_line import Run
 
-INIT = ("coordinator", "init", "--federation", "chest", "--name", "gateway.example.org", "--port", "8443")
+DOCKER = ("coordinator", "init", "--federation", "chest", "--name", "gateway.example.org", "--port", "8443")
+INIT = (*DOCKER, "--no-compose")
 
 
 def test_a_coordinator_s_folder_has_secrets_that_only_its_owner_reads(wardround: Run, tmp_path: Path) -> None:
@@ -45,3 +46,16 @@ def test_mistakes_get_one_message_that_says_what_to_do(wardround: Run, tmp_path:
     assert (nobody.code, "wardround status lists them" in nobody.err) == (4, True)
     assert (nowhere.code, "wardround coordinator init" in " ".join(nowhere.err.split())) == (6, True)
     assert "nothing was up" in wardround("down").out
+
+
+def test_for_docker_it_says_how_to_start_and_where_commands_run(wardround: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "c"
+    made = wardround(*DOCKER, "--folder", str(folder))
+    assert (made.code, "docker compose up -d" in made.out, (folder / "compose.yaml").exists()) == (0, True, True)
+    outside = wardround("coordinator", "invite", "north", "--folder", str(folder))
+    assert (outside.code, "docker compose run --rm coordinator" in " ".join(outside.err.split())) == (7, True)
+
+
+def test_servers_of_one_s_own_are_not_for_the_compose_file(wardround: Run, tmp_path: Path) -> None:
+    told = wardround(*DOCKER, "--prefect-url", "http://127.0.0.1:4300/api", "--folder", str(tmp_path / "c"))
+    assert (told.code, "--no-compose" in told.err, (tmp_path / "c").exists()) == (2, True, False)
