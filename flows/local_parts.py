@@ -21,6 +21,7 @@ from flows.local_record import END_WITHIN_S, ProcessMark
 log = logging.getLogger("wardround.up")
 _STEADY_S = 10.0  # a part that ran this long is started again at once; one that did not waits first
 _LONGEST_PAUSE_S = 30.0
+_LOG_BYTES = 16 << 20  # beyond, a log begins anew at the next start; the one before is kept
 
 
 class Part(Protocol):
@@ -63,6 +64,8 @@ class ProgramPart:
 
     def start(self) -> None:
         """Start it in a process group of its own, so that Ctrl-C does not reach it."""
+        if self._output.exists() and self._output.stat().st_size > _LOG_BYTES:
+            self._output.replace(self._output.with_name(f"{self._output.name}.1"))
         with open(self._output, "ab") as output:
             self._process = subprocess.Popen(  # noqa: S603 - our own programs, no shell
                 self._command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0, **self._how

@@ -5,9 +5,13 @@ import json
 import socket
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
-from flows.health import silent_servers
+import pytest
+
+from flows.health import HEARTBEAT, hospital_trouble, main, silent_servers
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -27,6 +31,39 @@ def test_a_server_that_runs_but_does_not_answer_is_named(tmp_path: Path) -> None
         fcntl.flock(owned, fcntl.LOCK_EX)
         assert silent_servers(tmp_path) == ["Prefect"]
     assert silent_servers(tmp_path) == []
+
+
+def test_a_hospital_is_healthy_while_it_is_heard(tmp_path: Path) -> None:
+    assert "has not heard of this hospital yet" in hospital_trouble(tmp_path)
+    (tmp_path / HEARTBEAT).touch()
+    heard = (tmp_path / HEARTBEAT).stat().st_mtime
+    assert hospital_trouble(tmp_path, now=heard + 299) == ""
+    assert hospital_trouble(tmp_path, now=heard + 301).endswith("for 301 s")
+
+
+class Ill(BaseHTTPRequestHandler):
+    """Answers what its path says."""
+
+    def do_GET(self) -> None:
+        self.send_response(int(self.path[1:]))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_server_is_healthy_if_it_answers_as_it_should(capsys: pytest.CaptureFixture[str]) -> None:
+    with HTTPServer(("127.0.0.1", 0), Ill) as server:
+        url = f"http://127.0.0.1:{server.server_port}"
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert main([f"{url}/200"]) == 0
+        assert main([f"{url}/503"]) == 1
+        server.shutdown()
+    assert main([f"{url}/200"]) == 1
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{url}/503 answers 503"
+    assert said[1].startswith(f"{url}/200 does not answer")
 
 
 def test_check_is_light() -> None:

@@ -98,3 +98,11 @@ def test_one_that_ends_at_once_is_not_started_over_and_over(ward: Ward) -> None:
         time.sleep(0.01)
     # At once, once more at once, then after 0.5, 1 and 2 s.
     assert 2 <= len(ward.said()) <= 5
+
+
+def test_a_long_log_begins_anew(ward: Ward) -> None:
+    log = ward.folder / "server.log"
+    with log.open("wb") as file:
+        file.truncate(17 << 20)
+    ward.start("server")
+    assert (log.stat().st_size, (ward.folder / "server.log.1").stat().st_size) == (0, 17 << 20)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 import stat
 import subprocess
+import tomllib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -183,6 +185,16 @@ def test_docker_compose_itself_takes_them(folder: Path, who: str) -> None:
         check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_image_is_built_from_what_the_wheel_holds() -> None:
+    """Docker copies in silence what is there, and fails late on what the ignore file keeps from it."""
+    copied = re.findall(r"^COPY (\w+) \1$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    let_through = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    held = [name.rstrip("*") for name in project["tool"]["setuptools"]["packages"]["find"]["include"]]
+    assert sorted(copied) == sorted(held)
+    assert let_through == {*held, "pyproject.toml", "constraints.txt", "README.md", "LICENSE"}
 
 
 def test_hadolint_finds_nothing_in_the_dockerfile() -> None:

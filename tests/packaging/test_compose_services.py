@@ -5,12 +5,14 @@ Paths and names inside the containers are those of a temporary folder and of the
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,6 +160,15 @@ def eventually(holds: Callable[[], bool]) -> None:
         time.sleep(0.3)
 
 
+def answers(address: str, body: bytes | None = None) -> bool:
+    request = urllib.request.Request(address, body, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
 def test_the_operator_s_commands_find_the_servers(machine: Machine) -> None:
     assert "no hospital yet" in machine.run("coordinator").stdout
     assert machine.run("coordinator", "coordinator", "invite", "north").stdout.startswith("wr1.")
@@ -203,6 +214,15 @@ def test_a_training_s_files_go_through_mlflow_s_server(machine: Machine, tmp_pat
     assert [path.read_text() for path in (machine.folder / "mlflow").rglob("note.txt")] == ["kept"]
 
 
+def test_both_interfaces_are_served_and_find_their_servers(machine: Machine) -> None:
+    prefect, mlflow = (machine.here(f"http://127.0.0.1:{port}") for port in ("4200", "5000"))
+    for address in (f"{prefect}/dashboard", f"{mlflow}/"):
+        with urllib.request.urlopen(address, timeout=30) as page:
+            assert b"<title>" in page.read()
+    with urllib.request.urlopen(f"{prefect}/ui-settings", timeout=30) as settings:
+        assert json.load(settings)["api_url"] == "/api"  # whatever address the operator's browser has it under
+
+
 def test_mlflow_answers_to_its_name_inside_and_to_no_other(machine: Machine) -> None:
     program = "import sys, urllib.request as u; "
     program += "r = u.Request(sys.argv[1] + '/api/2.0/mlflow/experiments/get?experiment_id=0', "
@@ -240,4 +260,7 @@ def test_postgresql_s_health_check_tells_too(machine: Machine) -> None:
     machine.start("postgresql")
     machine.wait_healthy("postgresql")
     # The servers come back to it by themselves.
+    prefect, mlflow = (machine.here(f"http://127.0.0.1:{port}") for port in ("4200", "5000"))
+    eventually(lambda: answers(f"{prefect}/api/work_pools/filter", b"{}"))
+    eventually(lambda: answers(f"{mlflow}/api/2.0/mlflow/experiments/get?experiment_id=0"))
     eventually(lambda: "north" in machine.run("coordinator", "status").stdout)
