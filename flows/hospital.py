@@ -29,7 +29,8 @@ from typing import Any
 from components.dispatch import Preparation, SiteSetting
 from components.errors import RefusedError, WardRoundError, fit_to_leave
 from components.exchange.signed import claimed_order
-from components.exchange.site_request import SiteRequest, claimed_call, parse_request, request_text
+from components.exchange.signing import canonical
+from components.exchange.site_request import SiteRequest, claimed_call, parse_request
 from components.gateway.client import GatewayClient
 from components.gateway.records import WorkItem
 from components.gateway.transport import Route
@@ -265,8 +266,8 @@ class Hospital:
 
 
 def _key(request: SiteRequest) -> str:
-    """Return what a request is known by, whichever way it came."""
-    return hashlib.sha256(request_text(request).encode()).hexdigest()
+    """Return what a request is known by, whichever way it came: PostgreSQL hands JSON back in an order of its own."""
+    return hashlib.sha256(canonical(request.model_dump(mode="json"))).hexdigest()
 
 
 def _note(work: asyncio.Task[str]) -> None:
