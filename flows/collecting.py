@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flows.session import Session
 
 LOOK_EVERY_S = 1.0  # at who is away
-GONE_S = 60.0  # a site not heard of for so long is not waited for where the others are enough
+GONE_S = 30.0  # a site not heard of for so long is not waited for where the others are enough
 AGAIN_FIRST_S, AGAIN_LONGEST_S = 10.0, 600.0  # pauses before a site that could not is asked again
 
 

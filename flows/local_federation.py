@@ -37,7 +37,6 @@ from components.governance.identity_files import SiteFolder
 from components.site_source import SiteSource
 from flows.coordinator import GATEWAY_FILE, CoordinatorConfig, init_coordinator, invite
 from flows.database_secrets import database_url
-from flows.early import ROOT
 from flows.embedded_mlflow import seed_mlflow, start_mlflow
 from flows.embedded_prefect import EmbeddedPrefect
 from flows.embedded_server import EmbeddedServer
@@ -57,6 +56,7 @@ from flows.local_record import (
     write_parts,
     write_up,
 )
+from flows.packages import with_packages
 
 __all__ = [
     "LocalHospital", "choose_database", "federation_folder", "start", "stop", "supervise", "supervisor",
@@ -139,12 +139,11 @@ def start(home: Path) -> int:
     running = supervisor(home)
     if running is not None:
         raise ServiceError(f"the federation is up already (process {running.pid}); end it with  wardround down")
-    path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     with open(folder / "up.log", "wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
             [sys.executable, "-m", "flows.local_federation", str(home)],
             stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
-            env={**os.environ, "PYTHONPATH": path},
+            env=with_packages(os.environ),
         )  # fmt: skip
     deadline = time.monotonic() + READY_WITHIN_S
     try:
@@ -186,6 +185,8 @@ def supervise(home: Path) -> None:
         stack.callback(parts.end)
         found = _start_servers(home, parts)
         _start_hospitals(folder, parts)
+        serve = ["flows.cli", "coordinator", "serve", "--home", str(home), "--folder", str(folder)]
+        parts.start(python_part("coordinator", serve, folder / "coordinator.log"))
         stack.callback((folder / UP).unlink, missing_ok=True)
         write_up(home, found)
         while not told.wait(0.5):

@@ -28,7 +28,7 @@ from components.errors import ServiceError, StorageError
 from components.exchange.secret_files import write_secret
 from components.files import storage_errors
 from flows.database_secrets import SUPERUSER, make_passwords
-from flows.early import ROOT
+from flows.packages import ROOT
 
 _DEBIAN = "/usr/lib/postgresql"
 _PROGRAMS = ("postgres", "initdb", "psql", "pg_isready")

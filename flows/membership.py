@@ -66,7 +66,7 @@ class Membership:
             check()
             if waiting != said:
                 said = waiting
-                watcher.phase(waiting)
+                (watcher.waiting if self._all_silent() else watcher.phase)(waiting)
             time.sleep(LOOK_EVERY_S)
             self._look()
         return {name: self._found.get(name) or self._away(name) for name in sorted(self._asked)}
@@ -163,15 +163,21 @@ class Membership:
 
     def _waiting_for(self) -> str:
         """Say for whom the first round waits; empty if it can begin, or never will."""
-        open_ones = sorted(self._asked.keys() - self._found.keys())
-        silent = [name for name in open_ones if self.silent_s(name) > LONG_SILENT_S]
+        open_ones = self._unanswered()
         ready = sum(found.ready for found in self._found.values())
         enough = ready >= self._needed() and not set(self._study.rounds.required) - self._found.keys()
-        if not open_ones or (enough and silent == open_ones):
+        if not open_ones or (enough and self._all_silent()):
             return ""
-        if silent == open_ones:
-            return f"waiting for quorum: {ready} of {self._needed()} sites are ready, missing: {', '.join(silent)}"
+        if self._all_silent():
+            return f"waiting for quorum: {ready} of {self._needed()} sites are ready, missing: {', '.join(open_ones)}"
         return f"waiting for {', '.join(open_ones)} to open their data"
+
+    def _unanswered(self) -> list[str]:
+        return sorted(self._asked.keys() - self._found.keys())
+
+    def _all_silent(self) -> bool:
+        """Return whether nobody who has not answered was heard of for long."""
+        return all(self.silent_s(name) > LONG_SILENT_S for name in self._unanswered())
 
     def _needed(self) -> int:
         quorum = self._study.rounds.quorum

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from flows.recorder import Recorder
 
 T = TypeVar("T")
-AWAY_S = 60.0  # not heard of for so long: away; a hospital says every few seconds that it is there
+AWAY_S = 30.0  # not heard of for so long: away; a hospital says every few seconds that it is there
 
 
 class InterruptedTrainingError(WardRoundError):

@@ -1,0 +1,122 @@
+"""A federation on loopback, as tests use it: its command line, its journals, its processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from components.journal import Entry, read
+from flows.packages import ROOT
+
+LIMIT_S = 180.0
+
+
+@dataclass(frozen=True)
+class Loopback:
+    """A federation of a home that is up, and its study.
+
+    Attributes:
+        study: The study's file.
+        name: Its name.
+        home: The home.
+    """
+
+    study: Path
+    name: str
+    home: Path
+
+    def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run a command of `wardround` to its end."""
+        done = subprocess.run(
+            _command(arguments), env=self._environment, capture_output=True, text=True, timeout=400, check=False
+        )
+        assert not check or done.returncode == 0, done.stdout + done.stderr + self.logs()
+        return done
+
+    @contextmanager
+    def running(self, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a command of `wardround` beside the test; killed if it is still there at the end."""
+        process = subprocess.Popen(
+            _command(arguments), env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.communicate()
+
+    def events(self, event: str, **match: Any) -> list[Entry]:
+        """Return the events of the study's journal of a kind."""
+        return _events(self.home / "trainings" / self.name / "journal.jsonl", event, match)
+
+    def at(self, site: str, event: str, **match: Any) -> list[Entry]:
+        """Return the events of a hospital's own journal of a kind."""
+        return _events(self.hospital(site) / "journal.jsonl", event, match)
+
+    def hospital(self, site: str) -> Path:
+        return self.home / "federation" / "hospitals" / site
+
+    def worker(self, site: str) -> int:
+        """Return the process of a hospital."""
+        holder = self.hospital(site) / "journal.jsonl.holder"
+        return int(self.until(lambda: holder.exists() and holder.read_text().split())[0])
+
+    def logs(self) -> str:
+        return "".join(f"\n== {path}\n{path.read_text()[-3000:]}" for path in sorted(self.home.rglob("*.log")))
+
+    def until(self, condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
+        """Wait until something is so, and return what it then is."""
+        end = time.monotonic() + limit_s
+        while not (found := condition()):
+            assert time.monotonic() < end, f"it did not come to that\n{self.logs()}"
+            time.sleep(0.05)
+        return found
+
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {**os.environ, "WARDROUND_HOME": str(self.home), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": ""}
+
+
+@contextmanager
+def stopped(process: int) -> Iterator[None]:
+    """Stop a process, with its children, and let it go on at the end."""
+    group = [process, *children(process)]
+    for one in group:
+        os.kill(one, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for one in group:
+            os.kill(one, signal.SIGCONT)
+
+
+def children(process: int) -> list[int]:
+    """Return the processes that a process started, and theirs."""
+    found: list[int] = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == process:
+            found += [int(path.parent.name), *children(int(path.parent.name))]
+    return found
+
+
+def _command(arguments: tuple[str, ...]) -> list[str]:
+    return [sys.executable, "-m", "flows.cli", *arguments]
+
+
+def _events(path: Path, event: str, match: dict[str, Any]) -> list[Entry]:
+    if not path.exists():
+        return []
+    entries = [entry for entry in read(path) if entry.event == event]
+    return [entry for entry in entries if all(entry.data.get(name) == value for name, value in match.items())]

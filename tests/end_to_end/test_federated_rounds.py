@@ -1,0 +1,146 @@
+"""What may happen to a training, on a real federation: hospitals that are away, come or go; a schedule; an end."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from components.rounds import Answer
+from flows.packages import ROOT
+from tests.end_to_end.loopback import Loopback, children, stopped
+from tests.end_to_end.records import serve_prefect
+from tests.references.tiny_study import STUDY, write_films, write_study
+
+pytestmark = pytest.mark.timeout(900)
+SLOW = {"local": {"epochs": 4000, "batch_size": 8}}  # minutes, unless it is ended
+
+
+@pytest.fixture(scope="module")
+def ward(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    folder = tmp_path_factory.mktemp("rounds")
+    write_films(folder)
+    ward = Loopback(write_study(folder, rounds={"max": 1}), STUDY, folder / "home")
+    ward.run("up", str(ward.study), "--database", "sqlite")
+    try:
+        yield ward
+    finally:
+        ward.run("down")
+
+
+def change(ward: Loopback, **sections: object) -> str:
+    """Write another edition of the study; return its file."""
+    return str(write_study(ward.study.parent, **sections))
+
+
+def test_a_round_waits_for_its_quorum_and_goes_on_when_the_hospital_is_back(ward: Loopback) -> None:
+    study = change(ward, rounds={"max": 2, "quorum": 3}, seed=11)
+    with stopped(ward.worker("site-3")), ward.running("train", study) as train:
+        said = ward.until(lambda: "waiting for quorum" in (train.stdout.readline() if train.stdout else ""))
+        assert said
+    with ward.running("train", study) as train:  # the one above was killed: this one takes it up
+        ended(ward, train)
+    assert [entry.data["took_part"] for entry in ward.events("aggregated")][-2:] == [["site-1", "site-2", "site-3"]] * 2
+
+
+def test_a_round_closes_without_a_hospital_that_is_away_and_says_so_on_the_version(ward: Loopback) -> None:
+    study = change(ward, rounds={"max": 3, "quorum": 2}, seed=12)
+    before = len(ward.events("aggregated"))
+    with ward.running("train", study) as train:
+        ward.until(lambda: len(ward.events("aggregated")) > before)
+        with stopped(ward.worker("site-3")):
+            missed = ward.until(lambda: ward.events("update_refused", site="site-3"))[0]
+            assert "not heard of" in missed.data["reason"]
+        ended(ward, train)
+    took_part = {entry.data["round"]: entry.data["took_part"] for entry in ward.events("aggregated")[before:]}
+    assert took_part[missed.data["round"]] == ["site-1", "site-2"]
+    table = ward.run("status").stdout
+    assert "site-3" in table
+
+
+def test_a_hospital_that_is_revoked_leaves_and_one_that_enrols_joins_between_rounds(
+    ward: Loopback, tmp_path: Path
+) -> None:
+    study = change(ward, rounds={"max": 40, "quorum": 2}, local={"epochs": 60}, seed=13)
+    token = ward.run("coordinator", "invite", "site-4").stdout.strip()
+    hospital = tmp_path / "site-4"
+    hospital.mkdir(mode=0o700)
+    settings = yaml.safe_load((ward.hospital("site-2") / "hospital.yaml").read_text())
+    settings["sources"][STUDY]["name"] = "site-4"
+    for part in settings["sources"][STUDY]["parts"]:
+        part["site"] = "site-4"
+    (hospital / "hospital.yaml").write_text(yaml.safe_dump(settings))
+    with ward.running("train", study, "--rounds", "40") as train:
+        ward.until(lambda: [e for e in ward.events("committed") if e.data["round"] >= 1])
+        ward.run("coordinator", "revoke", "site-1")
+        ward.run("hospital", "enroll", "--token", token, "--folder", str(hospital))
+        joining = subprocess.Popen(
+            [sys.executable, "-m", "flows.hospital_process", str(hospital)],
+            env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        try:
+            ended(ward, train)
+        finally:
+            joining.terminate()
+            joining.wait(30)
+    training = ward.events("training_finished")[-1].data["training"]
+    assert [e.data["site"] for e in ward.events("site_left", training=training)] == ["site-1"]
+    assert [e.data["site"] for e in ward.events("site_joined", training=training)] == ["site-4"]
+    last = ward.events("aggregated", training=training)[-1]
+    assert last.data["took_part"] == ["site-2", "site-3", "site-4"]
+
+
+def test_a_cancelled_training_ends_at_the_hospitals_at_once(ward: Loopback) -> None:
+    study = change(ward, rounds={"max": 2, "quorum": 2}, seed=14, **SLOW)
+    with ward.running("train", study) as train:
+        ward.until(lambda: ward.events("round_planned", training=latest(ward)))
+        ward.until(lambda: ward.at("site-2", "plan_accepted", training=latest(ward)))
+        said = ward.run("cancel", STUDY, "--reason", "wrong labels").stdout
+        assert f"cancelled {latest(ward)}" in said
+        ended(ward, train, 130)
+    ward.until(lambda: ward.at("site-2", "work_withdrawn"))
+    ward.until(lambda: not children(ward.worker("site-2")), limit_s=30)
+    assert ward.events("cancelled", training=latest(ward))[0].data["why"] == "wrong labels"
+    assert "no training of tiny is under way" in ward.run("cancel", STUDY, check=False).stderr
+
+
+def test_a_training_that_nobody_drives_any_more_is_cancelled_too(ward: Loopback) -> None:
+    study = change(ward, rounds={"max": 2, "quorum": 2}, seed=15, **SLOW)
+    with ward.running("train", study) as train:
+        ward.until(lambda: ward.at("site-2", "plan_accepted", training=latest(ward)))
+        train.kill()
+        train.wait()
+    assert children(ward.worker("site-2"))
+    assert "which nobody was driving" in ward.run("cancel", str(study)).stdout
+    ward.until(lambda: not children(ward.worker("site-2")), limit_s=30)
+    with serve_prefect(ward.home) as prefect:
+        runs = [run for run in prefect.find("flow_runs") if latest(ward) in (*run["tags"], run["name"])]
+    assert {run["state"]["type"] for run in runs} == {"CANCELLED"}
+
+
+def test_a_deployed_study_is_trained_when_its_time_has_come(ward: Loopback) -> None:
+    study = change(ward, rounds={"max": 1, "quorum": 2}, seed=16)
+    before = len(ward.events("training_finished"))
+    assert "no schedule" in ward.run("deploy", study, "--cron", "at night", check=False).stderr
+    ward.run("deploy", study, "--cron", "* * * * *", "--timezone", "Europe/Berlin")
+    ward.until(lambda: len(ward.events("training_finished")) > before)
+    assert "off the schedule" in ward.run("deploy", study, "--remove").stdout
+    answers = [Answer.model_validate(e.data["answer"]) for e in ward.events("update_received")[-2:]]
+    assert {answer.round for answer in answers} == {1}
+
+
+def ended(ward: Loopback, train: subprocess.Popen[str], code: int = 0) -> None:
+    """Wait for a training to end as it should."""
+    said, _ = train.communicate(timeout=600)
+    assert train.returncode == code, said + ward.logs()
+
+
+def latest(ward: Loopback) -> str:
+    """Return the training that was started last."""
+    started = ward.events("training_started")
+    return str(started[-1].data["training"]) if started else ""
