@@ -216,7 +216,7 @@ def test_a_training_s_files_go_through_mlflow_s_server(machine: Machine, tmp_pat
 
 def test_both_interfaces_are_served_and_find_their_servers(machine: Machine) -> None:
     prefect, mlflow = (machine.here(f"http://127.0.0.1:{port}") for port in ("4200", "5000"))
-    for address in (f"{prefect}/dashboard", f"{mlflow}/"):
+    for address in (f"{prefect}/", f"{prefect}/v2/", f"{mlflow}/"):
         with urllib.request.urlopen(address, timeout=30) as page:
             assert b"<title>" in page.read()
     with urllib.request.urlopen(f"{prefect}/ui-settings", timeout=30) as settings:
