@@ -148,6 +148,7 @@ class PoolDispatcher:
     def __init__(self, settings: Mapping[str, SiteSetting], sites: SiteProcess, sizes: Mapping[str, int]) -> None:
         self._settings = dict(settings)
         self._closed = False
+        self._clean = sites.clean
         self._turn = threading.RLock()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._replaced: set[int] = set()
@@ -217,7 +218,7 @@ class PoolDispatcher:
                 future.set_exception(_died_twice(name))
             return
         self._replaced.add(index)
-        self._children[index] = self._adopt(spawn_site_process(1))[0]
+        self._children[index] = self._adopt(spawn_site_process(1, clean=self._clean))[0]
         self._children[index].listen()
         for name, payload, future in waiting:
             self._children[index].call(name, payload, future)

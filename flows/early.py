@@ -32,10 +32,12 @@ class SiteProcess:
         process: The process; it leads a group of its own, so that Ctrl-C is the coordinator's to handle. Not a
             session: Linux shares a processor out by sessions, and training would get the smallest share.
         connections: One for each child.
+        clean: Whether it is a hospital's; see `spawn_site_process`.
     """
 
     process: subprocess.Popen[bytes]
     connections: list[socket.socket]
+    clean: bool = False
 
 
 @dataclass(frozen=True)
@@ -94,13 +96,14 @@ def spawn_site_process(count: int, *, clean: bool = False) -> SiteProcess:
 
     Args:
         count: How many children it may fork.
-        clean: Hand on only the variables of `CLEAN`: at a hospital the process has the patients' data, and neither
-            key, credential nor address of anything.
+        clean: It is a hospital's: it gets only the variables of `CLEAN`, so that with the patients' data it has
+            neither key, credential nor address of anything; its output stays in the site's folder, and what it
+            says of an error is redacted.
     """
     pairs = [socket.socketpair() for _ in range(count)]
     theirs = [pair[1].fileno() for pair in pairs]
     process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
-        [sys.executable, "-m", "flows.site_process", *map(str, theirs)],
+        [sys.executable, "-m", "flows.site_process", *(["--hospital"] if clean else []), *map(str, theirs)],
         stdin=subprocess.PIPE,
         pass_fds=theirs,
         process_group=0,
@@ -108,7 +111,7 @@ def spawn_site_process(count: int, *, clean: bool = False) -> SiteProcess:
     )
     for pair in pairs:
         pair[1].close()
-    return SiteProcess(process, [pair[0] for pair in pairs])
+    return SiteProcess(process, [pair[0] for pair in pairs], clean)
 
 
 def site_environment(*, clean: bool) -> dict[str, str]:

@@ -5,6 +5,10 @@ input. It imports torch, Lightning and the study's network once, forks one child
 each child answers the calls that arrive on its own. Calls and answers are lines of JSON; nothing is
 pickled. A child whose socket closes (its coordinator is gone) ends at once, even in mid-training.
 
+At a hospital (``--hospital``) it is the border: it has the patients' data, and what it answers goes on to the
+coordinator. There its output goes into ``process.log`` in the site's state folder, which stays at the hospital, and
+of an error it tells what `components.redaction` lets through.
+
 It never imports Prefect, and the heavy imports come when this module runs, under `lean_imports`: a site's
 process is slow enough to start as it is.
 """
@@ -18,19 +22,33 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.lean import lean_imports
 
 if TYPE_CHECKING:
+    from components.dispatch import SiteSetting
     from components.study import Study
     from flows.site_host import SiteHost
 
 
-def serve(connection: socket.socket, host: SiteHost) -> None:
-    """Answer the calls of one socket, in the order of their arrival, until it closes."""
-    from components.errors import WardRoundError
+LOG = "process.log"
+_LOG_BYTES = 16 << 20  # of a log that is older than this process; the one before it is kept, too
+
+
+def serve(connection: socket.socket, host: SiteHost, keep: Collection[str] | None = None) -> None:
+    """Answer the calls of one socket, in the order of their arrival, until it closes.
+
+    Args:
+        connection: Where calls come from and answers go to.
+        host: Does the work.
+        keep: At a hospital, the identifiers that stay in what is told of an error; None if nothing leaves this
+            machine, and everything is told.
+    """
     from flows.site_host import call
 
     calls: queue.Queue[bytes] = queue.Queue()
@@ -39,12 +57,54 @@ def serve(connection: socket.socket, host: SiteHost) -> None:
         request = json.loads(calls.get())
         answer: dict[str, Any] = {"id": request["id"]}
         try:
-            answer["result"] = call(host, request["call"], request["payload"])
-        except WardRoundError as error:
-            answer["error"] = {"kind": type(error).__name__, "message": str(error)}
+            result = call(host, request["call"], request["payload"])
+            answer["result"] = result if keep is None else _fit_to_leave(result, keep)
         except Exception as error:
-            answer["error"] = {"kind": "", "message": f"{type(error).__name__}: {error}"}
+            answer["error"] = _told(error, request["call"], keep)
         connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def _known(settings: Iterable[SiteSetting]) -> set[str]:
+    """Return what the coordinator knows anyway, since it wrote it: names of sites, studies and their lists."""
+    studies = [(setting.source.name, setting.study) for setting in settings]
+    return {word for site, study in studies for word in (site, study.study, study.data.table, study.data.datalist)}
+
+
+def _told(error: Exception, stage: str, keep: Collection[str] | None) -> dict[str, str]:
+    """Return what is told of an error; at a hospital, all of it goes into the log before."""
+    from components.errors import WardRoundError
+    from components.redaction import failure_of
+
+    kind = type(error).__name__ if isinstance(error, WardRoundError) else ""
+    if keep is None:
+        return {"kind": kind, "message": str(error) if kind else f"{type(error).__name__}: {error}"}
+    traceback.print_exception(error)
+    return {"kind": kind, "message": failure_of(error, stage, keep=keep).message}
+
+
+def _fit_to_leave(result: Any, keep: Collection[str]) -> Any:
+    """Return a result with its reason redacted, if it has one; the whole reason is in the site's journal."""
+    from components.redaction import redact
+
+    if isinstance(result, dict) and result.get("reason"):
+        return {**result, "reason": redact(result["reason"], keep=keep)}
+    return result
+
+
+def _keep_output(state: Path) -> None:
+    """Send what this process and its libraries print, from here on, into a file of the site's own folder.
+
+    Where that cannot be written, it goes where the hospital's own process prints, which is at the hospital, too.
+    """
+    path = state / LOG
+    with suppress(OSError):
+        state.mkdir(parents=True, exist_ok=True)
+        if path.exists() and path.stat().st_size > _LOG_BYTES:
+            path.replace(state / f"{LOG}.1")
+        log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        os.close(log)
 
 
 def _read_calls(connection: socket.socket, put: Callable[[bytes], None]) -> None:
@@ -55,14 +115,18 @@ def _read_calls(connection: socket.socket, put: Callable[[bytes], None]) -> None
     os._exit(0)
 
 
-def main(descriptors: list[int]) -> None:
+def main(descriptors: list[int], *, hospital: bool = False) -> None:
     """Import, fork a child for each socket, and serve."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    told: list[dict[str, Any]] | None = None
+    if hospital:
+        told = json.load(sys.stdin)
+        _keep_output(Path(told[0]["state"]))
     with lean_imports():
         from components.dispatch import SiteSetting
         from flows.site_host import SiteHost
 
-        settings = {raw["source"]["name"]: SiteSetting.model_validate(raw) for raw in json.load(sys.stdin)}
+        settings = {raw["source"]["name"]: SiteSetting.model_validate(raw) for raw in told or json.load(sys.stdin)}
         host = SiteHost(settings)
         _warm(host, next(iter(settings.values())).study)
     own, *others = descriptors[: len(settings) + 1]  # a child for each site at the most, and one for exports
@@ -73,7 +137,7 @@ def main(descriptors: list[int]) -> None:
     for descriptor in descriptors:
         if descriptor != own:
             os.close(descriptor)
-    serve(socket.socket(fileno=own), host)
+    serve(socket.socket(fileno=own), host, _known(settings.values()) if hospital else None)
 
 
 def _warm(host: SiteHost, study: Study) -> None:
@@ -91,4 +155,5 @@ def _warm(host: SiteHost, study: Study) -> None:
 
 
 if __name__ == "__main__":
-    main([int(argument) for argument in sys.argv[1:]])
+    options = sys.argv[1:]
+    main([int(option) for option in options if option != "--hospital"], hospital="--hospital" in options)

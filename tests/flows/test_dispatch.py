@@ -34,7 +34,7 @@ class IdlePool:
         settings = {"site-1": SiteSetting(study=tiny_study(), source=source, state="/nowhere", store="/nowhere")}
         self.pool = PoolDispatcher(settings, self.spawn(2), {})
 
-    def spawn(self, count: int) -> SiteProcess:
+    def spawn(self, count: int, *, clean: bool = False) -> SiteProcess:
         process = subprocess.Popen([sys.executable, "-c", IDLE], stdin=subprocess.PIPE, start_new_session=True)
         pairs = [socket.socketpair() for _ in range(count)]
         self.theirs += [pair[1] for pair in pairs]

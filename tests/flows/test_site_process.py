@@ -1,0 +1,86 @@
+"""The process with the patients' data, at a hospital: what it answers may leave, and what it prints stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from components.dispatch import SiteSetting
+from components.errors import WardRoundError
+from components.journal import read
+from components.site_source import SiteSource, SourcePart
+from flows.dispatch import PoolDispatcher
+from flows.early import spawn_site_process
+from flows.site_process import LOG
+from tests.end_to_end.ward import wait_until
+from tests.references.tiny_study import tiny_study
+
+PATIENT, FOLDER = "QZMRN00471177", "qzcanary-ward"
+pytestmark = pytest.mark.timeout(120)
+
+
+@contextmanager
+def process(folder: Path, *, clean: bool) -> Iterator[PoolDispatcher]:
+    """A site's process whose list has no header: its first line, of a patient, is taken for one."""
+    data = folder / FOLDER
+    data.mkdir(parents=True)
+    (data / "items.csv").write_text(f"{PATIENT}.dcm,1,{PATIENT}\n")
+    study = tiny_study(data={"source": "folder", "path": "films", "table": "items.csv"})
+    source = SiteSource(name="north", parts=[SourcePart(site="north", kind="folder", path=str(data))])
+    setting = SiteSetting(study=study, source=source, state=str(data / "state"), store=str(data / "store"))
+    pool = PoolDispatcher({"north": setting}, spawn_site_process(2, clean=clean), {"north": 1})
+    try:
+        yield pool
+    finally:
+        pool.close()
+
+
+def test_what_a_hospital_s_process_answers_names_no_patient(tmp_path: Path) -> None:
+    with process(tmp_path / "open", clean=False) as pool:
+        assert PATIENT in pool.prepare("north").result(60).reason  # the control: the message does name one
+    with process(tmp_path / "hospital", clean=True) as pool:
+        reason = pool.prepare("north").result(60).reason
+    assert reason.startswith("site north: items.csv has no column")
+    assert PATIENT not in reason
+    (told,) = [e for e in read(tmp_path / "hospital" / FOLDER / "state" / "journal.jsonl") if e.event == "not_ready"]
+    assert PATIENT in told.data["reason"]  # the administrator can read it
+
+
+def test_an_error_of_a_library_leaves_by_its_class_and_is_whole_in_the_hospital_s_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    messages = {}
+    for clean in (False, True):
+        folder = tmp_path / str(clean)
+        with process(folder, clean=clean) as pool:
+            (folder / FOLDER / "state").mkdir(exist_ok=True)
+            (folder / FOLDER / "state" / "journal.jsonl").mkdir()
+            with pytest.raises(WardRoundError) as raised:
+                pool.prepare("north").result(60)
+            messages[clean] = str(raised.value)
+    assert "journal.jsonl" in messages[False]  # the control
+    assert messages[True] == "StorageError; see the hospital's own log"
+    log = tmp_path / "True" / FOLDER / "state" / LOG
+    assert "Traceback" in log.read_text()
+    assert FOLDER in log.read_text()
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert FOLDER not in "".join(capfd.readouterr())
+
+
+def test_the_process_in_place_of_one_that_died_is_a_hospital_s_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARDROUND_PASSWORD_OF_THE_PACS", "qzsecret")
+    with process(tmp_path, clean=True) as pool:
+        pool.prepare("north").result(60)
+        os.killpg(pool._processes[0].pid, signal.SIGKILL)
+        assert wait_until(lambda: len(pool._processes) > 1, limit_s=30)
+        assert PATIENT not in pool.prepare("north").result(60).reason
+        for started in pool._processes[1:]:
+            assert b"qzsecret" not in Path(f"/proc/{started.pid}/environ").read_bytes()
