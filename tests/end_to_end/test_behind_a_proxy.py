@@ -179,6 +179,9 @@ def test_the_doctor_reaches_the_gateway_through_the_proxy_and_not_without(traine
     said = trained.run(*doctor, proxy=site, check=False).stdout
     assert f"https://{trained.target} answers in" in said
     assert "the report was not sent" not in said
+    box = trained.boxes[INSPECTS]
+    assert find(box.inspected, ["/v1/doctor"]) == ({"/v1/doctor"} if site == INSPECTS else set())
+    assert find(box.inspected, [str(trained.folder), "films.npz", "hospital.yaml"]) == set()  # only facts were sent
     alone = trained.run(*doctor, check=False)
     assert alone.returncode != 0
     assert f"the gateway https://{trained.target} cannot be reached" in alone.stdout + alone.stderr

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import csv
 import os
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,7 +70,8 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Searched]:
         write_site(ward / site, header=site != BROKEN)
     studies = [write_study(place) for place in (ward, folder / "operator")]
     given = make_authority(folder / "network")
-    secret = {"PACS_PASSWORD": TOKEN, "WARDROUND_PACS_PASSWORD": TOKEN}
+    # What a hospital's administrator may have set, for another server and for another program.
+    secret = {"PACS_PASSWORD": TOKEN, "WARDROUND_PACS_PASSWORD": TOKEN, "PREFECT_LOGGING_TO_API_ENABLED": "true"}
     try:
         wardround("up", str(studies[0]), home=home, **secret)
         wardround("down", home=home)
@@ -207,6 +210,13 @@ def test_nothing_planted_is_in_any_store_outside_the_hospitals(searched: Searche
 def test_nothing_planted_was_on_the_wire(searched: Searched) -> None:
     assert len(searched.wire) > 100_000
     assert find(searched.wire, [*CANARIES, str(searched.home), "Traceback", "items.csv.", "quarantine.csv,"]) == set()
+
+
+def test_no_log_of_a_hospital_was_sent_to_prefect(searched: Searched) -> None:
+    with closing(sqlite3.connect(searched.home / "prefect" / "prefect.db")) as database:
+        assert database.execute("select count(*) from flow_run").fetchone()[0] > 6
+        assert database.execute("select count(*) from log").fetchone() == (0,)
+    assert find(searched.wire, ["/api/logs", "/api/events"]) == set()
 
 
 def test_nothing_planted_was_said_to_the_operator(searched: Searched) -> None:
