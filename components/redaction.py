@@ -1,8 +1,8 @@
 """What may leave a hospital as text: a short reason of our own, with everything taken out that could name a patient.
 
-The rule is that only messages of our own leave (`failure_of`). This filter is the net behind it, for the day on which
-such a message is given a value it should not have. It would rather take out too much than too little: where it
-cannot tell a value from a word it takes out the rest of the line.
+The rule is that only messages of our own leave (`components.errors.fit_to_leave`). This filter is the net behind it,
+for the day on which such a message is given a value it should not have. It would rather take out too much than too
+little: where it cannot tell a value from a word it takes out the rest of the line.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from components.errors import DataError, RefusedError
+from components.errors import fit_to_leave
 
 LONGEST = 500  # characters of what leaves; a reason is a sentence
 _READ = 2000  # characters that are looked at: more is no reason but a dump
-_ELSEWHERE = "see the hospital's own log"
 
 # Words of our own that look like files: fields of a study, and what the hospital's state folder has.
 OUR_WORDS = frozenset({
@@ -105,15 +104,12 @@ def failure_of(error: BaseException, stage: str, *, keep: Collection[str] = ()) 
         keep: As of `redact`.
 
     Guarantees:
-        Of an error that is none of our refusals the message is not looked at; its class is named.
+        As of `components.errors.fit_to_leave`, which says what may leave; `redact` is the net behind it.
 
     >>> str(failure_of(OSError("/data/doe.dcm is gone"), "train"))
     "train: OSError; see the hospital's own log"
     """
-    kind = type(error).__name__
-    kind = kind if re.fullmatch(r"[A-Za-z]{1,40}", kind) else "Error"
-    told = redact(str(error), keep=keep) if isinstance(error, RefusedError | DataError) else f"{kind}; {_ELSEWHERE}"
-    return Failure(stage, kind, told)
+    return Failure(stage, type(error).__name__, redact(fit_to_leave(error), keep=keep))
 
 
 def redact(text: str, *, keep: Collection[str] = ()) -> str:

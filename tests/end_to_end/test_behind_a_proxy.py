@@ -169,7 +169,7 @@ def test_all_of_it_went_through_the_proxy_and_to_the_gateway_alone(trained: Cons
     box = trained.boxes[site]
     assert set(box.lines) == {f"CONNECT {trained.target} HTTP/1.1"}
     assert len(box.connections) >= 3  # to enrol, to work, and to say that it is alive
-    words = ["/v1/enrol", "/v1/heartbeat", "set_state", "/submit"]
+    words = ["/v1/enrol", "/v1/heartbeat", "/v1/work", "/submit"]
     assert find(box.inspected, words) == (set(words) if site == INSPECTS else set())
 
 

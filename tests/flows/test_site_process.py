@@ -27,13 +27,12 @@ pytestmark = pytest.mark.timeout(120)
 
 @contextmanager
 def process(folder: Path, *, clean: bool) -> Iterator[PoolDispatcher]:
-    """A site's process whose list has no header: its first line, of a patient, is taken for one."""
+    """A site's process whose data is one damaged file, with a patient's number for its name."""
     data = folder / FOLDER
     data.mkdir(parents=True)
-    (data / "items.csv").write_text(f"{PATIENT}.dcm,1,{PATIENT}\n")
-    study = tiny_study(data={"source": "folder", "path": "films", "table": "items.csv"})
-    source = SiteSource(name="north", parts=[SourcePart(site="north", kind="folder", path=str(data))])
-    setting = SiteSetting(study=study, source=source, state=str(data / "state"), store=str(data / "store"))
+    (data / f"{PATIENT}.npz").write_bytes(b"PK, and nothing more")
+    source = SiteSource(name="north", parts=[SourcePart(site="north", kind="npz", path=str(data / f"{PATIENT}.npz"))])
+    setting = SiteSetting(study=tiny_study(), source=source, state=str(data / "state"), store=str(data / "store"))
     pool = PoolDispatcher({"north": setting}, spawn_site_process(2, clean=clean), {"north": 1})
     try:
         yield pool
@@ -46,8 +45,7 @@ def test_what_a_hospital_s_process_answers_names_no_patient(tmp_path: Path) -> N
         assert PATIENT in pool.prepare("north").result(60).reason  # the control: the message does name one
     with process(tmp_path / "hospital", clean=True) as pool:
         reason = pool.prepare("north").result(60).reason
-    assert reason.startswith("site north: items.csv has no column")
-    assert PATIENT not in reason
+    assert reason == "[file] is damaged, or not an npz file of plain arrays (none are unpickled)"
     (told,) = [e for e in read(tmp_path / "hospital" / FOLDER / "state" / "journal.jsonl") if e.event == "not_ready"]
     assert PATIENT in told.data["reason"]  # the administrator can read it
 

@@ -1,8 +1,8 @@
 """What is one hospital's is nobody else's: every route there is, with the real objects of another site.
 
 A real gateway with TLS before a real Prefect server. South has a work pool, a deployment, a run, an open slot with
-half an update in it, and weights that were granted to it; north asks for all of it, on every live route, in both ways
-of showing a credential. Then everybody who is nobody asks, on every route.
+half an update in it, a request that waits for it, and weights that were granted to it; north asks for all of it, on
+every live route, in both ways of showing a credential. Then everybody who is nobody asks, on every route.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ pytestmark = pytest.mark.timeout(120)
 PLENTY = Limits(
     site_per_s=5000, site_burst=5000, address_per_s=5000, address_burst=5000, open_per_s=5000, open_burst=5000
 )
-CONTENT, HALF = b"weights of south", b"half an update"
+CONTENT, HALF, REQUEST = b"weights of south", b"half an update", "a request of south's"
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
 # What the gateway has itself, by what a request says whose it is: nothing (it is the caller's own), or a name in it.
 OPEN = {"GET /v1/health", "GET /v1/authority", "POST /v1/enrol"}
-ONE_S_OWN = {"POST /v1/renew", "GET /v1/federation", "POST /v1/doctor", "POST /v1/heartbeat"}
+ONE_S_OWN = {"GET /v1/work", "POST /v1/renew", "GET /v1/federation", "POST /v1/doctor", "POST /v1/heartbeat"}
 NAMED = {
     "GET /v1/objects/{digest}", "HEAD /v1/objects/{digest}",
     "GET /v1/slots/{training}/{round}/{attempt}/{kind}/{site}/upload",
@@ -92,8 +92,10 @@ def souths(gate: Gate, prefect: Prefect) -> Souths:
     gate.put_object(DIGEST, CONTENT)
     gate.grants.allow(DIGEST, ["south"])
     slot = gate.open_slot("south")
+    gate.grants.open_slot(slot, max_bytes=1 << 20, request=REQUEST)
     with gate.http(folder) as client:
         assert client.get(f"/v1/objects/{DIGEST}").content == CONTENT
+        assert REQUEST in client.get("/v1/work").text
         assert client.put(f"/v1/slots/{slot.folder}/upload", params={"offset": "0"}, content=HALF).is_success
         client.post("/v1/heartbeat", json={"version": "1", "activity": {"state": "south's"}}).raise_for_status()
     names = ("training", "round", "attempt", "kind", "site")
@@ -164,6 +166,8 @@ def test_no_route_of_the_gateway_gives_north_anything_of_south_s(
             asked = {"params": {"offset": "0"}, "content": b"x"} if method == "PUT" else {}
             theirs, nothing = (client.request(method, filled(path, parts), **asked) for parts in (souths.parts, absent))
             assert (theirs.status_code, theirs.text) == (nothing.status_code, nothing.text) == (404, theirs.text), name
+        assert REQUEST not in client.get("/v1/work").text
+        assert client.get("/v1/work", params={"site": "south"}).status_code == 400
         own = {"version": "1", "activity": {"site": "south", "state": "north's"}, "site": "south"}
         client.post("/v1/heartbeat", json=own)
         csr = make_csr(TlsKey.load(north.tls_key), "south").decode()
