@@ -33,11 +33,11 @@ def make_passwords(folder: Path) -> None:
         write_secret(folder / f"{name}.pgpass", _line(name, secrets.token_urlsafe(32)), once=True)
 
 
-def database_url(name: str, *, host: str, port: int, passwords: Path, driver: str = "postgresql") -> str:
+def database_url(name: str, *, host: str, port: int, passwords: Path, driver: str = "postgresql+psycopg") -> str:
     """Return the address of a server's database; the password is read from its file when it is used.
 
     >>> database_url("gateway", host="db", port=5432, passwords=Path("/run/secrets"))
-    'postgresql://gateway@db:5432/gateway?passfile=/run/secrets/gateway.pgpass'
+    'postgresql+psycopg://gateway@db:5432/gateway?passfile=/run/secrets/gateway.pgpass'
     """
     return f"{driver}://{name}@{host}:{port}/{name}?passfile={quote(str(passwords / name))}.pgpass"
 

@@ -37,6 +37,7 @@ from components.gateway.transport import Route
 from components.governance.hospital_settings import read_settings
 from components.governance.identity_files import SiteFolder
 from components.journal import Journal
+from components.redaction import redact
 from components.rounds import Answer, Order
 from components.study import Study
 from flows.dispatch import PoolDispatcher
@@ -160,7 +161,7 @@ class Hospital:
         except Exception as error:
             if not isinstance(error, WardRoundError):
                 log.exception("a site's work ended with an error")
-            reason = fit_to_leave(error)
+            reason = redact(fit_to_leave(error), keep=[self.site, request.training])
             try:
                 await self._say_no(request, reason, refused=isinstance(error, RefusedError))
             except WardRoundError as undelivered:

@@ -26,6 +26,7 @@ from prefect.states import Completed, Failed, Running
 from components.errors import RefusedError, WardRoundError, fit_to_leave
 from components.exchange.site_request import SiteRequest, read_request
 from components.governance.identity_files import SiteFolder
+from components.redaction import redact
 from flows.closed_worker import ClosedWorker, EmptyConfiguration
 from flows.hospital_client import connected, patiently
 
@@ -126,14 +127,15 @@ class HospitalWorker(ClosedWorker):
             request = read_request(flow_run.parameters, site=self.work.site)
         except RefusedError as error:
             self.work.refused(str(flow_run.id), str(error))
-            return Failed(name="Refused", message=f"refused by {self.work.site}: {error}")
+            reason = redact(str(error), keep=[self.work.site])
+            return Failed(name="Refused", message=f"refused by {self.work.site}: {reason}")
         running = asyncio.ensure_future(self._show_running(flow_run))
         try:
             return Completed(message=await self.work.carry_out(request))
         except Exception as error:
             if not isinstance(error, RefusedError):  # its message may hold a path or a patient's name: it stays here
                 self._logger.exception("A site's work ended with an error")
-            return Failed(message=fit_to_leave(error))
+            return Failed(message=redact(fit_to_leave(error), keep=[self.work.site]))
         finally:
             running.cancel()
             await asyncio.wait([running])

@@ -44,7 +44,7 @@ class Membership:
         self._found: dict[str, Preparation] = {}
         self._sites: dict[str, Site] = {}
         self._heard: dict[str, tuple[float, float]] = {}  # what a site's clock of arrival said, and when we saw it
-        self._looked = -math.inf
+        self._began, self._looked = time.monotonic(), -math.inf
 
     def gather(self, watcher: Watcher, check: Callable[[], None]) -> dict[str, Preparation]:
         """Ask every hospital to prepare, and wait for them, or for enough of them where the others are away.
@@ -92,9 +92,9 @@ class Membership:
         self._dispatcher.withdraw(order)
 
     def silent_s(self, site: str) -> float:
-        """See `flows.session.Hospitals`; by this process's monotonic clock, once it saw the site say something."""
+        """See `flows.session.Hospitals`; by this process's own clock, from when it began to listen."""
         self._read_sites()
-        return time.monotonic() - self._heard[site][1] if site in self._heard else math.inf
+        return time.monotonic() - (self._heard[site][1] if site in self._heard else self._began)
 
     def estimate_s(self, site: str) -> float | None:
         """See `flows.session.Hospitals`."""

@@ -6,7 +6,6 @@ Flows take JSON; what cannot be JSON lives here and is found through `current_se
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import Awaitable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -241,7 +240,7 @@ class Session:
         silent_s = self.hospitals.silent_s(site) if self.hospitals is not None else 0.0
         if silent_s < AWAY_S:
             return ""
-        return "never heard of" if silent_s == math.inf else f"not heard of for {_about(silent_s)}"
+        return f"not heard of for {_about(silent_s)}"
 
     def deadline_s(self, site: str, cap_s: float) -> float:
         """Return how long a round waits for a site: learned from its rounds, or what its doctor expects."""

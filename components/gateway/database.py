@@ -215,7 +215,8 @@ def _engine(url: str) -> tuple[str, Engine]:
         engine = create_engine(address, connect_args={"timeout": _BUSY_S})
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
-    elif address.drivername == "postgresql":
+    elif address.get_backend_name() == "postgresql":
+        address = address.set(drivername="postgresql+psycopg")
         # Two statements must see what the other committed in between: the default, said once more.
         engine = create_engine(address, pool_pre_ping=True, isolation_level="READ COMMITTED")
     else:

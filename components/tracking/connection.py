@@ -66,6 +66,8 @@ def connect(tracking_uri: str) -> MlflowClient:
         prepare_database(tracking_uri)
     else:
         _check_port(tracking_uri)
+        if scheme == "postgresql":  # the driver that is installed
+            tracking_uri = tracking_uri.replace("postgresql:", "postgresql+psycopg:", 1)
     with mlflow_errors("open the tracking database", tracking_uri):
         return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,7 +20,6 @@ from tests.end_to_end.records import serve_prefect
 from tests.references.tiny_study import STUDY, write_films, write_study
 
 pytestmark = pytest.mark.timeout(900)
-SLOW = {"local": {"epochs": 4000, "batch_size": 8}}  # minutes, unless it is ended
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def test_a_round_closes_without_a_hospital_that_is_away_and_says_so_on_the_versi
 def test_a_hospital_that_is_revoked_leaves_and_one_that_enrols_joins_between_rounds(
     ward: Loopback, tmp_path: Path
 ) -> None:
-    study = change(ward, rounds={"max": 40, "quorum": 2}, local={"epochs": 60}, seed=13)
+    study = change(ward, rounds={"max": 40, "quorum": 2}, local={"epochs": 50}, seed=13)
     token = ward.run("coordinator", "invite", "site-4").stdout.strip()
     hospital = tmp_path / "site-4"
     hospital.mkdir(mode=0o700)
@@ -96,10 +97,9 @@ def test_a_hospital_that_is_revoked_leaves_and_one_that_enrols_joins_between_rou
 
 
 def test_a_cancelled_training_ends_at_the_hospitals_at_once(ward: Loopback) -> None:
-    study = change(ward, rounds={"max": 2, "quorum": 2}, seed=14, **SLOW)
+    study = change(ward, rounds={"max": 2, "quorum": 2}, seed=14)
     with ward.running("train", study) as train:
-        ward.until(lambda: ward.events("round_planned", training=latest(ward)))
-        ward.until(lambda: ward.at("site-2", "plan_accepted", training=latest(ward)))
+        stop_at_work(ward, "site-2")
         said = ward.run("cancel", STUDY, "--reason", "wrong labels").stdout
         assert f"cancelled {latest(ward)}" in said
         ended(ward, train, 130)
@@ -110,9 +110,9 @@ def test_a_cancelled_training_ends_at_the_hospitals_at_once(ward: Loopback) -> N
 
 
 def test_a_training_that_nobody_drives_any_more_is_cancelled_too(ward: Loopback) -> None:
-    study = change(ward, rounds={"max": 2, "quorum": 2}, seed=15, **SLOW)
+    study = change(ward, rounds={"max": 2, "quorum": 2}, seed=15)
     with ward.running("train", study) as train:
-        ward.until(lambda: ward.at("site-2", "plan_accepted", training=latest(ward)))
+        stop_at_work(ward, "site-2")
         train.kill()
         train.wait()
     assert children(ward.worker("site-2"))
@@ -132,6 +132,15 @@ def test_a_deployed_study_is_trained_when_its_time_has_come(ward: Loopback) -> N
     assert "off the schedule" in ward.run("deploy", study, "--remove").stdout
     answers = [Answer.model_validate(e.data["answer"]) for e in ward.events("update_received")[-2:]]
     assert {answer.round for answer in answers} == {1}
+
+
+def stop_at_work(ward: Loopback, site: str) -> None:
+    """Stop the process that trains at a hospital, in the first round of the training that has just been started."""
+    before = len(ward.at(site, "plan_accepted"))
+    ward.until(lambda: len(ward.at(site, "plan_accepted")) > before)
+    for process in ward.until(lambda: children(ward.worker(site))):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGSTOP)
 
 
 def ended(ward: Loopback, train: subprocess.Popen[str], code: int = 0) -> None:

@@ -30,7 +30,7 @@ class Running:
     passwords: Path
 
     def url(self, name: str, *, database: str = "", host: str = "127.0.0.1") -> str:
-        own = database_url(name, host=host, port=self.port, passwords=self.passwords)
+        own = database_url(name, host=host, port=self.port, passwords=self.passwords, driver="postgresql")
         return own.replace(f"/{name}?", f"/{database or name}?")
 
     def names(self) -> set[str]:
