@@ -111,20 +111,8 @@ class Collection:
                 f"round {self._number} has {self._item.lacking}. {reasons_text(self._item.refused)}. "
                 "Mend the sites and run the same command: what arrived is kept; or lower rounds.quorum in the study"
             )
+        await self._take_late()
         self._let_go()
-
-    def take_late(self) -> None:
-        """Use what arrived of the round before, or let it go; each is recorded."""
-        for site, late in sorted(self._session.late.items()):
-            if late.plan.round >= self._number:
-                continue
-            del self._session.late[site]
-            reason = self._late_reason(site, late)
-            if reason:
-                self._session.record("late_dropped", round=self._number, site=site, of=late.plan.round, reason=reason)
-            else:
-                answer, plan = late.answer.result().model_dump(mode="json"), late.plan.model_dump(mode="json")
-                self._session.record("late_update", round=self._number, plan=plan, answer=answer)
 
     def ask_again(self, site: str) -> None:
         """Ask a site for another attempt."""
@@ -227,6 +215,19 @@ class Collection:
                 self._session.late[site] = LateAnswer(plan, self._answers[site])
             else:
                 self._session.hospitals.withdraw(training_order(plan, site))
+
+    async def _take_late(self) -> None:
+        """Use what arrived of the round before, or let it go; each is recorded."""
+        for site, late in sorted(self._session.late.items()):
+            if late.plan.round >= self._number:
+                continue
+            del self._session.late[site]
+            reason = await asyncio.to_thread(self._late_reason, site, late)
+            if reason:
+                self._session.record("late_dropped", round=self._number, site=site, of=late.plan.round, reason=reason)
+            else:
+                answer, plan = late.answer.result().model_dump(mode="json"), late.plan.model_dump(mode="json")
+                self._session.record("late_update", round=self._number, plan=plan, answer=answer)
 
     def _late_reason(self, site: str, late: LateAnswer) -> str:
         """Return why a late answer cannot be used; empty if it can."""

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from flows import home as homes
 from flows.options import Fresh, Home, Rounds, StudyFile, examples
 
 if TYPE_CHECKING:
     from components.gateway.sites import Site
+    from flows.coordinator import CoordinatorSide
 
+FOLLOW_EVERY_S = 1.0
 coordinator_app = typer.Typer(
     help="Who belongs to a federation: invite hospitals, shut them out.", no_args_is_help=True
 )
@@ -116,18 +121,26 @@ def train(
     print_outcome(console, outcome)
 
 
-def status(folder: Folder = None, home: Home = None) -> None:
-    """Show the hospitals of the federation: since when they were not heard of, what they do, what they run."""
+def status(
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing it, until Ctrl-C.")] = False,
+    folder: Folder = None,
+    home: Home = None,
+) -> None:
+    """Show the hospitals of the federation, and the trainings that are under way.
+
+    Of each hospital: since when it was not heard of, what it does, whether its doctor has passed, what it runs.
+    """
     from flows.coordinator import open_side
 
-    side = open_side(folder or homes.home_folder(home) / "federation")
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("hospital", "status", "last heard of", "doing", "examined", "credential until", "version"):
-        table.add_column(name)
-    for site in side.sites.list():
-        table.add_row(*_row(site, time.time()))
+    side, recorded = open_side(folder or homes.home_folder(home) / "federation"), homes.home_folder(home)
     console = Console(highlight=False)
-    console.print(table if table.row_count else "no hospital yet: wardround coordinator invite NAME")
+    if not follow:
+        console.print(_shown(side, recorded))
+        return
+    with suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+        while True:
+            live.update(_shown(side, recorded), refresh=True)
+            time.sleep(FOLLOW_EVERY_S)
 
 
 @coordinator_app.command(epilog=examples("wardround coordinator init --federation chest --name gateway.example.org"))
@@ -196,6 +209,20 @@ def revoke(name: Hospital, folder: Folder = None, home: Home = None) -> None:
         raise RefusedError(f"there is no hospital {name}; wardround status lists them")
     side.sites.revoke(name)
     typer.echo(f"{name} is revoked")
+
+
+def _shown(side: CoordinatorSide, home: Path) -> Group:
+    """Return hospitals and trainings as they are now."""
+    from flows.live import live_trainings
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("hospital", "status", "last heard of", "doing", "examined", "credential until", "version"):
+        table.add_column(name)
+    for site in side.sites.list():
+        table.add_row(*_row(site, time.time()))
+    lines = [Text(training.line()) for training in live_trainings(home)]
+    hospitals = table if table.row_count else Text("no hospital yet: wardround coordinator invite NAME")
+    return Group(hospitals, *([Text(""), *lines] if lines else []))
 
 
 def _row(site: Site, now: float) -> tuple[str, ...]:

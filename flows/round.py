@@ -239,7 +239,6 @@ async def _collect(opened: OpenRound) -> None:
     for outcome in found:
         if isinstance(outcome, BaseException) and not isinstance(outcome, SiteError):
             raise outcome
-    collection.take_late()
 
 
 async def _settled(run: Any) -> Any:

@@ -1,0 +1,304 @@
+"""Collecting a round's updates: whom it waits for, whom it asks again, and what becomes of those who come late."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import math
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from components.dispatch import InitialModel, Preparation
+from components.errors import QuorumError, SiteError
+from components.exchange.store import FolderStore
+from components.federation import plan_round, slot_of, updates_of
+from components.journal import Journal
+from components.ledger import TrainingLedger
+from components.rounds import Answer, ItemCounts, Order, ServerState, UpdateManifest
+from components.strategies import FedAvg
+from flows import collecting
+from flows.collecting import Collection
+from flows.progress import Watcher
+from flows.session import Session
+from tests.references.tiny_study import tiny_study
+
+SITES = ["east", "north", "west"]
+
+
+def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
+    @functools.wraps(test)
+    def run(*args: Any, **kwargs: Any) -> None:
+        asyncio.run(asyncio.wait_for(test(*args, **kwargs), 60))
+
+    return run
+
+
+@dataclass
+class Ward:
+    """Sites that answer when the test says so, in place of a dispatcher and of what is known of hospitals."""
+
+    store: FolderStore
+    asked: list[tuple[Order, Future[Answer]]] = field(default_factory=list)
+    silent: dict[str, float] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    withdrawn: list[Order] = field(default_factory=list)
+
+    def submit(self, order: Order) -> Future[Answer]:
+        future: Future[Answer] = Future()
+        self.asked.append((order, future))
+        return future
+
+    def say(self, number: int, text: str) -> None:
+        self.said.append(text)
+
+    def silent_s(self, site: str) -> float:
+        return self.silent.get(site, 0.0)
+
+    def estimate_s(self, site: str) -> float | None:
+        return None
+
+    def withdraw(self, order: Order) -> None:
+        self.withdrawn.append(order)
+
+    def deliver(self, site: str, value: float, which: int = -1) -> None:
+        """Answer the last order of a site (or an earlier one) as one that has trained."""
+        order, future = [pair for pair in self.asked if pair[0].site == site][which]
+        written = self.store.put_update(slot_of(order.plan, site), {"w": torch.tensor([value])})
+        manifest = UpdateManifest(
+            weights_digest=written.weights_digest, file_sha256=written.sha256, bytes=written.bytes, weight=4.0,
+            steps=1, loss_sum=1.0,
+        )  # fmt: skip
+        answer = Answer(
+            kind="train", site=site, round=order.plan.round, nonce=order.nonce, status="done", update=manifest
+        )
+        self.store.submit(slot_of(order.plan, site), answer)
+        future.set_result(answer)
+
+    def decline(self, site: str, status: str) -> None:
+        order, future = [pair for pair in self.asked if pair[0].site == site][-1]
+        future.set_result(Answer.model_validate({
+            "kind": "train", "site": site, "round": order.plan.round, "nonce": order.nonce, "status": status,
+            "stage": "train", "reason": "no room",
+        }))  # fmt: skip
+
+
+class Training:
+    """A training whose rounds are collected without Prefect."""
+
+    def __init__(self, folder: Path, *, federated: bool = True, **rounds: Any) -> None:
+        self.store = FolderStore(folder / "store")
+        self.ward = Ward(self.store)
+        weights = {"w": torch.zeros(1)}
+        initial = InitialModel(
+            weights_digest=self.store.put_weights(weights), statistics=[], normalisation=[], parameters=1
+        )
+        items = ItemCounts(expected=9, usable=9, quarantined=0)
+        ready = {site: Preparation(site=site, ready=True, items=items) for site in SITES}
+        study = tiny_study(rounds=rounds)
+        ward: Any = self.ward
+        self.session = Session(
+            study=study, strategy=FedAvg(), ledger=TrainingLedger("t", study.digest, {}, initial, ready),
+            folder=folder, store=self.store, journal=Journal.open(folder / "journal.jsonl"), dispatcher=ward,
+            recorder=ward, watcher=Watcher(), hospitals=ward if federated else None,
+        )  # fmt: skip
+
+    def open(self, number: int = 1) -> Collection:
+        """Plan a round, whatever became of the one before, and ask its sites."""
+        state = ServerState(number - 1, 0, {"w": torch.full((1,), float(number))})
+        plan = plan_round(
+            self.session.study, FedAvg(), state, training="t", roster=SITES,
+            base_digest=self.store.put_weights(state.weights),
+        )  # fmt: skip
+        self.session.record("round_planned", round=number, plan=plan.model_dump(mode="json"))
+        return Collection(self.session, number, state)
+
+    def events(self, event: str) -> list[dict[str, Any]]:
+        return [dict(entry.data) for entry in self.session.journal.find(event)]
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look often, so that the tests do not wait for a second each."""
+    monkeypatch.setattr(collecting, "LOOK_EVERY_S", 0.02)
+
+
+async def collect(collection: Collection) -> list[Any]:
+    """Follow every site until the round closes, as `flows.round` does."""
+    following = [asyncio.create_task(collection.follow(site)) for site in collection.sites]
+    try:
+        await collection.until_closed()
+    finally:
+        outcomes = await asyncio.gather(*following, return_exceptions=True)
+    return outcomes
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+@in_loop
+async def test_a_round_closes_as_soon_as_everybody_has_answered(tmp_path: Path) -> None:
+    training = Training(tmp_path)
+    collecting_it = asyncio.create_task(collect(training.open()))
+    await asyncio.sleep(0.05)
+    for site in SITES:
+        training.ward.deliver(site, 1.0)
+    assert [type(outcome) for outcome in await collecting_it] == [Answer] * 3
+    assert training.session.ledger.rounds[1].took_part == SITES
+    assert training.events("update_received")[0]["took_s"] >= 0.05
+
+
+@in_loop
+async def test_a_simulation_closes_at_its_deadline_with_the_quorum_and_says_who_was_missing(tmp_path: Path) -> None:
+    training = Training(tmp_path, federated=False, quorum=2, deadline_s=0.3)
+    collection = training.open()
+    for site in SITES[:2]:
+        training.ward.deliver(site, 1.0)
+    outcomes = await collect(collection)
+    assert isinstance(outcomes[2], SiteError)
+    assert training.session.ledger.rounds[1].missing == {"west": "no answer within 0 s"}
+
+
+@in_loop
+async def test_a_simulation_below_its_quorum_ends(tmp_path: Path) -> None:
+    training = Training(tmp_path, federated=False, quorum=3, deadline_s=0.2)
+    collection = training.open()
+    training.ward.deliver("east", 1.0)
+    with pytest.raises(QuorumError, match="round 1 has 1 of the 3 updates it needs"):
+        await collect(collection)
+
+
+@pytest.mark.usefixtures("quick")
+@in_loop
+async def test_a_federation_below_its_quorum_waits_says_for_whom_and_goes_on_by_itself(tmp_path: Path) -> None:
+    training = Training(tmp_path, quorum=3, deadline_s=0.1)
+    ward, collecting_it = training.ward, asyncio.create_task(collect(training.open()))
+    for site in SITES[:2]:
+        ward.deliver(site, 1.0)
+    ward.silent["west"] = 95.0
+    await until(lambda: ward.said)
+    assert ward.said[0].startswith("waiting for quorum: 2 of the 3 updates it needs, missing: west: not heard of for")
+    assert training.events("waiting")[0]["reason"] == ward.said[0]
+    ward.silent.clear()
+    ward.deliver("west", 1.0)
+    assert [type(outcome) for outcome in await collecting_it] == [Answer] * 3
+    assert ward.said[-1] == ""
+
+
+@pytest.mark.usefixtures("quick")
+@in_loop
+async def test_a_round_without_a_required_site_waits_although_others_are_enough(tmp_path: Path) -> None:
+    training = Training(tmp_path, quorum=1, required=["west"], deadline_s=0.1)
+    collecting_it = asyncio.create_task(collect(training.open()))
+    for site in SITES[:2]:
+        training.ward.deliver(site, 1.0)
+    await until(lambda: training.ward.said)
+    assert "and west among them" in training.ward.said[0]
+    training.ward.deliver("west", 1.0)
+    await collecting_it
+
+
+@pytest.mark.usefixtures("quick")
+@in_loop
+async def test_a_site_that_failed_is_asked_once_more_at_once_and_one_that_refused_is_not(tmp_path: Path) -> None:
+    training = Training(tmp_path, quorum=2, deadline_s=3600)
+    ward, collecting_it = training.ward, asyncio.create_task(collect(training.open()))
+    await asyncio.sleep(0.02)
+    ward.decline("east", "failed")
+    ward.decline("west", "refused")
+    await until(lambda: len(ward.asked) == 4)
+    again = ward.asked[-1][0]
+    assert (again.site, again.plan.attempt) == ("east", 2)
+    assert again.nonce != ward.asked[0][0].nonce
+    ward.deliver("east", 1.0)
+    ward.deliver("north", 1.0)
+    await collecting_it
+    item = training.session.ledger.rounds[1]
+    assert (item.took_part, item.missing) == (
+        ["east", "north"],
+        {"west": "west refused the order at 'train': 'no room'"},
+    )
+    assert len(list(updates_of(item.used_plans, item.used_answers, training.store))) == 2
+
+
+@pytest.mark.usefixtures("quick")
+@in_loop
+async def test_a_round_below_its_quorum_asks_again_whoever_could_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(collecting, "AGAIN_FIRST_S", 0.05)
+    training = Training(tmp_path, quorum=3)
+    ward, collecting_it = training.ward, asyncio.create_task(collect(training.open()))
+    await asyncio.sleep(0.02)
+    for site in SITES[:2]:
+        ward.deliver(site, 1.0)
+    ward.decline("west", "refused")
+    await until(lambda: len(ward.asked) == 4)
+    ward.deliver("west", 1.0)
+    assert [type(outcome) for outcome in await collecting_it] == [Answer] * 3
+
+
+@pytest.mark.usefixtures("quick")
+@in_loop
+async def test_what_is_late_is_withdrawn_and_dropped_by_default(tmp_path: Path) -> None:
+    training = Training(tmp_path, quorum=2, deadline_s=0.1)
+    collection = training.open()
+    for site in SITES[:2]:
+        training.ward.deliver(site, 1.0)
+    await collect(collection)
+    assert [(order.site, order.plan.round) for order in training.ward.withdrawn] == [("west", 1)]
+
+
+@pytest.mark.usefixtures("quick")
+@in_loop
+async def test_a_late_update_is_used_in_the_next_round_with_a_discount_if_the_study_says_so(tmp_path: Path) -> None:
+    training = Training(tmp_path, quorum=2, deadline_s=0.2, late="discount")
+    first = training.open(1)
+    for site in SITES[:2]:
+        training.ward.deliver(site, 3.0)
+    await collect(first)
+    assert training.ward.withdrawn == []
+    second = training.open(2)
+    for site in SITES[:2]:
+        training.ward.deliver(site, 5.0)
+    training.ward.deliver("west", 1.5, which=0)  # the answer to the first round; of the second there is none
+    await collect(second)
+    item = training.session.ledger.rounds[2]
+    assert item.late["west"][0].round == 1
+    updates = {update.site: update for update in updates_of(item.used_plans, item.used_answers, training.store)}
+    assert updates["west"].weights["w"].item() == 2.0 + (1.5 - 1.0)  # what it learned, added to what is current
+    assert updates["west"].weight == pytest.approx(4.0 / math.sqrt(2))
+    assert {update.round for update in updates.values()} == {2}
+
+
+@pytest.mark.usefixtures("quick")
+@in_loop
+async def test_a_late_update_that_never_comes_is_let_go_and_recorded(tmp_path: Path) -> None:
+    training = Training(tmp_path, quorum=2, deadline_s=0.1, late="discount")
+    for number in (1, 2):
+        collection = training.open(number)
+        for site in SITES[:2]:
+            training.ward.deliver(site, 1.0)
+        await collect(collection)
+    assert [(e["site"], e["of"], e["reason"]) for e in training.events("late_dropped")] == [
+        ("west", 1, "not there when the next round closed")
+    ]
+
+
+@in_loop
+async def test_a_deadline_is_learned_from_what_a_site_took_and_never_beyond_the_study_s(tmp_path: Path) -> None:
+    training = Training(tmp_path, deadline_s=400)
+    assert training.session.deadline_s("east", 400) == 400
+    for number, took_s in enumerate((10.0, 20.0, 15.0), 1):
+        training.open(number)
+        training.session.ledger.rounds[number].durations["east"] = took_s
+    assert training.session.deadline_s("east", 400) == 60.0
+    training.session.ledger.rounds[3].durations["east"] = 1000.0
+    assert training.session.deadline_s("east", 400) == 400
