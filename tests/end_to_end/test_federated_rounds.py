@@ -12,7 +12,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from sqlalchemy import update
 
+from components.gateway.client import GatewayClient
+from components.gateway.database import Database, credentials
+from components.governance.identity_files import SiteFolder
 from components.rounds import Answer
 from flows.packages import ROOT
 from tests.end_to_end.loopback import Loopback, children, stopped
@@ -62,6 +66,26 @@ def test_a_round_closes_without_a_hospital_that_is_away_and_says_so_on_the_versi
     assert took_part[missed.data["round"]] == ["site-1", "site-2"]
     table = ward.run("status").stdout
     assert "site-3" in table
+
+
+def test_a_credential_that_is_renewed_in_mid_training_costs_no_round(ward: Loopback) -> None:
+    """The old one is shut out, besides: whatever still showed it would be refused."""
+    study = change(ward, rounds={"max": 2, "quorum": 3}, seed=17)
+    folder = SiteFolder(ward.hospital("site-2"))
+    with ward.running("train", study) as train:
+        at_work, old = stop_at_work(ward, "site-2"), folder.read_credential().serial
+        with GatewayClient(folder) as client:
+            assert client.renew().serial != old
+        database = Database(f"sqlite:///{ward.home / 'federation' / 'gateway.db'}")
+        with database.write() as connection:
+            connection.execute(update(credentials).where(credentials.c.serial == old).values(revoked_at=1.0))
+        database.close()
+        for process in at_work:
+            os.kill(process, signal.SIGCONT)
+        ended(ward, train)
+    assert {tuple(entry.data["took_part"]) for entry in ward.events("aggregated")[-2:]} == {
+        ("site-1", "site-2", "site-3")
+    }
 
 
 def test_a_hospital_that_is_revoked_leaves_and_one_that_enrols_joins_between_rounds(
@@ -134,13 +158,15 @@ def test_a_deployed_study_is_trained_when_its_time_has_come(ward: Loopback) -> N
     assert {answer.round for answer in answers} == {1}
 
 
-def stop_at_work(ward: Loopback, site: str) -> None:
-    """Stop the process that trains at a hospital, in the first round of the training that has just been started."""
+def stop_at_work(ward: Loopback, site: str) -> list[int]:
+    """Stop the processes that train at a hospital, in the first round of a training that has just been started."""
     before = len(ward.at(site, "plan_accepted"))
     ward.until(lambda: len(ward.at(site, "plan_accepted")) > before)
-    for process in ward.until(lambda: children(ward.worker(site))):
+    stopped_ones: list[int] = ward.until(lambda: children(ward.worker(site)))
+    for process in stopped_ones:
         with contextlib.suppress(ProcessLookupError):
             os.kill(process, signal.SIGSTOP)
+    return stopped_ones
 
 
 def ended(ward: Loopback, train: subprocess.Popen[str], code: int = 0) -> None:
