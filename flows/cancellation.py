@@ -23,7 +23,7 @@ from components.journal import Journal, read
 from components.ledger import TrainingLedger, resumable, trainings
 
 FILE = "cancel.json"
-DRIVER_WITHIN_S = 60.0
+DRIVER_WITHIN_S = 120.0  # it may be exporting the network
 LOOK_EVERY_S = 0.25
 
 

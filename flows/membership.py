@@ -188,4 +188,7 @@ class Membership:
 
     def _gone(self, name: str) -> Preparation:
         site = self._sites.get(name)
-        return Preparation(site=name, ready=False, reason=f"{site.status if site else 'gone'} since")
+        reason = (
+            "its doctor has not passed since" if site and site.active else f"it was {site.status if site else 'lost'}"
+        )
+        return Preparation(site=name, ready=False, reason=reason)
