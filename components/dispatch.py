@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 from pydantic import Field
 
@@ -79,6 +79,27 @@ class Preparation(Record):
     data_digest: str = ""
     class_counts: dict[str, list[int]] = Field(default_factory=dict)
     seconds: float = 0.0
+
+
+class Progress(Record):
+    """How far a site is with a training, while it goes on.
+
+    Attributes:
+        site: Name of the site.
+        training: Which training.
+        round: Which round of it.
+        epoch: The pass over its items that it is in, counted from 1, of `epochs`.
+        share: How much of that pass is done, from 0 to 1.
+        left_s: Estimate of the seconds until it has trained.
+    """
+
+    site: Name
+    training: Name
+    round: Annotated[int, Field(ge=1)]
+    epoch: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1)]
+    share: Annotated[float, Field(ge=0, le=1)]
+    left_s: Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class OrderDispatcher(Protocol):

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from components.data.site_data import SiteData, open_site_data
-from components.dispatch import InitialModel, Preparation, SiteSetting
+from components.dispatch import InitialModel, Preparation, Progress, SiteSetting
 from components.errors import DataError, RefusedError, WardRoundError, fit_to_leave
 from components.exchange.store import FolderStore, Slot
 from components.failpoints import failpoint
@@ -20,10 +22,12 @@ from components.rounds import Answer, Order, UpdateManifest
 from components.seeds import derive_seed
 from components.study import Study
 from components.tracking.context import in_round
-from components.training.evaluate import evaluate_site
+from components.training.evaluate import BATCH_SIZE, evaluate_site
 from components.training.exchanged_entries import exchanged_entries, read_entries
 from components.training.local import SiteResult, TrainingOrder, load_entries, train_site
+from components.training.memory import TOO_SMALL, fit_in_memory, is_out_of_memory
 from components.training.personal import load_personal, save_personal
+from components.training.progress import Pace, Tell
 from components.weights import Weights
 
 if TYPE_CHECKING:
@@ -53,12 +57,18 @@ class SiteRuntime:
         module: The study's network; may be shared by the sites of one process, since every order loads
             all of its floating-point entries.
         store: The exchange, if the sites of one process share it.
+        tell: Is told how far a training is, about twice a second, in the thread that trains.
     """
 
     def __init__(
-        self, setting: SiteSetting, module: Callable[[], LightningModule], store: FolderStore | None = None
+        self,
+        setting: SiteSetting,
+        module: Callable[[], LightningModule],
+        store: FolderStore | None = None,
+        tell: Callable[[Progress], None] | None = None,
     ) -> None:
         self.setting = setting
+        self._tell = tell
         self._module = module
         self._data: SiteData | None = None
         self._store = store or FolderStore(setting.store)
@@ -110,7 +120,8 @@ class SiteRuntime:
         except Exception as error:
             # The message may hold a path or a patient's name: it stays in the site's journal.
             self._journal.append("error", stage=stage, error=repr(error)[:2000])
-            answer = self._negative(order, "failed", stage, fit_to_leave(error))
+            reason = TOO_SMALL if is_out_of_memory(error) else fit_to_leave(error)
+            answer = self._negative(order, "failed", stage, reason)
         self._journal.append(f"{order.kind}_answered", **_about(order), status=answer.status, reason=answer.reason)
         return answer
 
@@ -149,7 +160,9 @@ class SiteRuntime:
         started = time.perf_counter()
         module = self._load(order)
         fetched = time.perf_counter()
-        result = train_site(module, data, self._training_order(order))
+        # Once more, and not with ever smaller parts: BatchNorm over a few items is another network.
+        most_parts = min(2, self.setting.study.local.batch_size)
+        result, parts = fit_in_memory(partial(self._fit, order, data), most_parts=most_parts)
         trained = time.perf_counter()
         failpoint("site.trained")
         weights = self._keep_personal(order, module, result)
@@ -170,10 +183,30 @@ class SiteRuntime:
             ),
             items=data.counts,
             seconds={"fetch": fetched - started, "train": trained - fetched, "submit": time.perf_counter() - trained},
+            details=self._about_parts(order, parts),
         )
         self._store.submit(_slot(order), answer)
         failpoint("site.submitted")
         return answer
+
+    def _fit(self, order: Order, data: SiteData, parts: int) -> SiteResult:
+        """Train from the order's weights, with each batch in so many parts."""
+        module = self._module() if parts == 1 else self._load(order)  # an attempt before this one changed them
+        training = replace(self._training_order(order), parts=parts)
+        return train_site(module, data, training, tell=self._telling(order))
+
+    def _telling(self, order: Order) -> Tell | None:
+        """Return what is told how far the training of an order is."""
+        if self._tell is None:
+            return None
+        return partial(_pass_on, self._tell, order)
+
+    def _about_parts(self, order: Order, parts: int) -> dict[str, int]:
+        """Return what the answer says of batches that did not fit into the GPU's memory."""
+        if parts == 1:
+            return {}
+        self._journal.append("out_of_memory", **_about(order), kind=order.kind, batch_parts=parts)
+        return {"batch_parts": parts}
 
     def _training_order(self, order: Order) -> TrainingOrder:
         study = self.setting.study
@@ -203,7 +236,8 @@ class SiteRuntime:
         study = self.setting.study
         started = time.perf_counter()
         module = self._load(order)
-        sums = evaluate_site(
+        score = partial(
+            evaluate_site,
             module,
             data,
             order.split,
@@ -211,6 +245,7 @@ class SiteRuntime:
             threshold=study.task.threshold,
             device=study.local.device,
         )
+        sums, parts = fit_in_memory(lambda parts: score(batch_size=BATCH_SIZE // parts), most_parts=BATCH_SIZE)
         return Answer(
             kind="evaluate",
             site=order.site,
@@ -220,6 +255,7 @@ class SiteRuntime:
             sums=sums,
             items=data.counts,
             seconds={"evaluate": time.perf_counter() - started},
+            details=self._about_parts(order, parts),
         )
 
     def _negative(self, order: Order, status: str, stage: str, reason: str) -> Answer:
@@ -241,6 +277,12 @@ class SiteRuntime:
 def _slot(order: Order) -> Slot:
     """Return the write-once place of an order's update."""
     return Slot(training=order.plan.training, round=order.plan.round, attempt=order.plan.attempt, site=order.site)
+
+
+def _pass_on(tell: Callable[[Progress], None], order: Order, found: Pace) -> None:
+    """Say whose training is how far."""
+    plan = order.plan
+    tell(Progress(site=order.site, training=plan.training, round=plan.round, **asdict(found)))
 
 
 def _about(order: Order) -> dict[str, str | int]:

@@ -63,6 +63,7 @@ def evaluate_site(
     bins: int,
     threshold: float = 0.5,
     device: Device = "auto",
+    batch_size: int = BATCH_SIZE,
 ) -> ScoreSums:
     """Evaluate a model on one split of a site's items.
 
@@ -73,6 +74,7 @@ def evaluate_site(
         bins: Resolution of the score histograms.
         threshold: Score from which an item counts as positive (binary tasks).
         device: ``auto``, ``cpu`` or ``cuda``.
+        batch_size: Items scored at once.
 
     Returns:
         Sums over the items. `loss` adds up the unweighted cross-entropy, so that sites with different
@@ -88,7 +90,7 @@ def evaluate_site(
     if not isinstance(module, Classifier):
         raise ValueError(f"{type(module).__name__} has no objective, probabilities and item_losses to evaluate")
     with _evaluating(module, choose_device(device)) as target:
-        scores, labels, loss = _score(module, data.evaluation_batches(split, batch_size=BATCH_SIZE), target)
+        scores, labels, loss = _score(module, data.evaluation_batches(split, batch_size=batch_size), target)
     objective = module.objective
     width = 1 if objective.kind == "binary" else objective.classes
     sums = sums_from_scores(

@@ -15,28 +15,16 @@ from torch import Tensor
 
 from components.errors import DataError, RefusedError
 from components.rounds import Split
+from components.training.accumulation import Batch, Batches, BatchParts
 from components.training.contained import contained
 from components.training.devices import Device, Precision, check_precision, choose_device
 from components.training.exchanged_entries import load_entries, read_entries
+from components.training.progress import ProgressTold, Tell
 from components.training.proximal import ProximalCorrection
 from components.training.trainer import trainer_of
 from components.weights import Weights, is_finite
 
 __all__ = ["SiteBatches", "SiteResult", "TrainingOrder", "load_entries", "train_site"]
-
-Batch = tuple[Tensor, Tensor]
-
-
-class Batches(Protocol):
-    """Batches of images and labels; each iteration is one pass over the items."""
-
-    def __iter__(self) -> Iterator[Batch]:
-        """Start the next pass."""
-        ...
-
-    def __len__(self) -> int:
-        """Return the number of batches of a pass."""
-        ...
 
 
 class SiteBatches(Protocol):
@@ -78,6 +66,7 @@ class TrainingOrder:
         device: ``auto``, ``cpu`` or ``cuda``.
         seed: Already derived for study, site and round.
         proximal_weight: FedProx's mu; 0 leaves the gradients alone.
+        parts: Parts a batch goes through the network in, one after another; all of it is still one step.
     """
 
     epochs: int | None
@@ -88,11 +77,12 @@ class TrainingOrder:
     device: Device
     seed: int
     proximal_weight: float = 0.0
+    parts: int = 1
 
     def __post_init__(self) -> None:
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give epochs or steps: exactly one of them")
-        for name in ("epochs", "steps", "batch_size"):
+        for name in ("epochs", "steps", "batch_size", "parts"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be 1 or more, given {value}")
@@ -118,7 +108,9 @@ class SiteResult:
     seconds: float
 
 
-def train_site(module: pl.LightningModule, data: SiteBatches, order: TrainingOrder) -> SiteResult:
+def train_site(
+    module: pl.LightningModule, data: SiteBatches, order: TrainingOrder, *, tell: Tell | None = None
+) -> SiteResult:
     """Train a module on a site's own items, from the weights it holds now.
 
     A new optimiser every time; nothing is carried over from the round before but the weights.
@@ -127,6 +119,7 @@ def train_site(module: pl.LightningModule, data: SiteBatches, order: TrainingOrd
         module: Trained in place; left on the CPU, in training mode.
         data: The site's data.
         order: How.
+        tell: Is told how far it is, about twice a second; see `components.training.progress.ProgressTold`.
 
     Returns:
         The trained entries, and what the server needs to weigh them.
@@ -153,8 +146,9 @@ def train_site(module: pl.LightningModule, data: SiteBatches, order: TrainingOrd
     # Since 2.2 Lightning trains in the mode it finds: after an evaluation, BatchNorm would stay frozen.
     module.train()
     batches = data.train_batches(batch_size=order.batch_size, seed=order.seed, balanced=order.balanced)
-    losses = _LastPass(len(batches))
-    steps = _fit(module, batches, order, device=device, losses=losses)
+    losses = _LastPass(len(batches), order.parts)
+    told = [] if tell is None else [_told(tell, len(batches), order)]
+    steps = _fit(module, batches, order, device=device, callbacks=[losses, *told])
     weights = read_entries(module)
     _check_finite(weights)
     return SiteResult(
@@ -167,26 +161,42 @@ def train_site(module: pl.LightningModule, data: SiteBatches, order: TrainingOrd
 
 
 def _fit(
-    module: pl.LightningModule, batches: Batches, order: TrainingOrder, *, device: torch.device, losses: _LastPass
+    module: pl.LightningModule,
+    batches: Batches,
+    order: TrainingOrder,
+    *,
+    device: torch.device,
+    callbacks: list[pl.Callback],
 ) -> int:
     """Run Lightning; return the optimiser steps taken."""
-    callbacks: list[pl.Callback] = [losses]
     if order.proximal_weight:
         callbacks.append(ProximalCorrection(order.proximal_weight))
+    loader: _Loader | BatchParts = _Loader(batches)
+    if order.parts > 1:
+        loader = BatchParts(batches, order.parts)
+        callbacks.append(loader)
     with contained(device, order.seed):
         trainer = trainer_of(module, device, order.precision)
         try:
             return trainer.fit_for(
-                module, _Loader(batches), epochs=order.epochs, steps=order.steps, callbacks=callbacks
+                module, loader, epochs=order.epochs, steps=order.steps, callbacks=callbacks, accumulate=order.parts
             )
         except BaseException as error:
             module.trainer = None  # stopped in the middle of an epoch: not to be used again
+            module.zero_grad()  # as much memory as the weights
             if isinstance(error, ValueError) and "more than 1 value per channel" in str(error):
                 raise DataError(
                     "a batch of one small image cannot pass through BatchNorm; choose local.batch_size so that "
                     "no batch, not even the last of a pass, has a single item"
                 ) from error
             raise
+
+
+def _told(tell: Tell, batches: int, order: TrainingOrder) -> ProgressTold:
+    """Return the callback that tells how far a training is."""
+    a_pass = batches * order.parts
+    total = a_pass * order.epochs if order.epochs is not None else (order.steps or 0) * order.parts
+    return ProgressTold(tell, batches=a_pass, total=total)
 
 
 class _Loader:
@@ -207,11 +217,12 @@ class _Loader:
 
 
 class _LastPass(pl.Callback):
-    """Remembers the losses of as many batches as a pass has, and refuses what is not finite."""
+    """Remembers the losses of as many batches, or parts of them, as a pass has, and refuses what is not finite."""
 
-    def __init__(self, batches: int) -> None:
+    def __init__(self, batches: int, parts: int) -> None:
         super().__init__()
-        self._losses: deque[tuple[Tensor, int]] = deque(maxlen=batches)
+        self._parts = parts  # Lightning divides each part's loss by it
+        self._losses: deque[tuple[Tensor, int]] = deque(maxlen=batches * parts)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -226,7 +237,7 @@ class _LastPass(pl.Callback):
     def mean(self) -> float:
         """Return the mean loss of an item, or refuse."""
         items = sum(number for _, number in self._losses)
-        mean = math.fsum(loss.item() * number for loss, number in self._losses) / items
+        mean = math.fsum(loss.item() * self._parts * number for loss, number in self._losses) / items
         if not math.isfinite(mean):
             raise RefusedError(
                 "the training loss stopped being finite; lower local.optimizer.learning_rate, or use precision 32"

@@ -50,6 +50,7 @@ class SiteTrainer(pl.Trainer):
         epochs: int | None,
         steps: int | None,
         callbacks: Sequence[pl.Callback],
+        accumulate: int = 1,
     ) -> int:
         """Train for so many epochs, or so many optimiser steps.
 
@@ -59,6 +60,7 @@ class SiteTrainer(pl.Trainer):
             epochs: Passes (this or `steps`).
             steps: Optimiser steps.
             callbacks: For this fit only.
+            accumulate: Batches whose gradients are added up for one optimiser step.
 
         Returns:
             Optimiser steps taken.
@@ -67,11 +69,13 @@ class SiteTrainer(pl.Trainer):
         self.fit_loop.max_epochs = -1 if epochs is None else self.current_epoch + epochs
         self.fit_loop.epoch_loop.max_steps = -1 if steps is None else before + steps
         self.callbacks = list(callbacks)
+        self.accumulate_grad_batches = accumulate
         try:
             # The empty validation loader says that its absence is meant.
             self.fit(module, train_dataloaders=batches, val_dataloaders=())
         finally:
             self.callbacks = []
+            self.accumulate_grad_batches = 1
             self.strategy.optimizers = []
         return self.global_step - before
 

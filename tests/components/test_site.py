@@ -2,16 +2,20 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from components.dispatch import SiteSetting
 from components.exchange.store import FolderStore
 from components.rounds import Order, RoundPlan
 from components.site import SiteRuntime, initialise
 from components.site_source import SiteSource, SourcePart
+from components.training.local import train_site
+from components.weights import digest as weights_digest
 from flows.build import build_module
 from tests.references.tiny_study import tiny_study, write_films
 
@@ -80,3 +84,64 @@ def test_an_order_that_is_refused_says_why(ward: Ward) -> None:
     answer = ward.site.answer(ward.order(digest, site="south"))
     assert (answer.status, answer.reason) == ("refused", "the order is for south, this is north")
     assert ward.site.answer(ward.order(digest)).status == "done"
+
+
+def behave_like_a_small_gpu(module: Any, room: int, *, calls: int = 0) -> list[int]:
+    """Have a network fail as on a GPU, after so many batches, for more than `room` items; return what it is given."""
+    forward, given = module.forward, []
+
+    def limited(images: torch.Tensor) -> torch.Tensor:
+        given.append(len(images))
+        if len(given) > calls and len(images) > room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return forward(images)  # type: ignore[no-any-return]
+
+    module.forward = limited
+    return given
+
+
+@pytest.mark.parametrize("calls", [0, 3])
+def test_a_training_that_does_not_fit_is_made_again_with_half_the_batch(ward: Ward, calls: int) -> None:
+    """To the bit what it is with halves from the start: nothing of the attempt that failed is left."""
+    digest = initialise(STUDY, FolderStore(ward.folder / "store"), ward.module).weights_digest
+    order = ward.order(digest)
+    training = replace(ward.site._training_order(order), parts=2)
+    expected = train_site(build_module(STUDY), ward.site._open_data(), training)
+
+    given = behave_like_a_small_gpu(ward.module, 4, calls=calls)
+    answer = ward.site.answer(order)
+
+    assert answer.status == "done"
+    assert given[: calls + 1] == [8] * (calls + 1)
+    assert max(given[calls + 1 :]) == 4
+    assert answer.details == {"batch_parts": 2}
+    assert answer.update is not None
+    assert answer.update.weights_digest == weights_digest(expected.weights)
+    assert (answer.update.steps, answer.update.loss_sum) == (expected.steps, expected.loss_sum)
+    assert [line["event"] for line in ward.journal()][-2:] == ["out_of_memory", "train_answered"]
+
+
+def test_a_training_that_fits_says_nothing_of_memory(ward: Ward) -> None:
+    digest = initialise(STUDY, FolderStore(ward.folder / "store"), ward.module).weights_digest
+    assert ward.site.answer(ward.order(digest)).details == {}
+
+
+def test_a_training_that_does_not_fit_in_halves_either_fails_with_what_to_do(ward: Ward) -> None:
+    digest = initialise(STUDY, FolderStore(ward.folder / "store"), ward.module).weights_digest
+    behave_like_a_small_gpu(ward.module, 3)
+    answer = ward.site.answer(ward.order(digest))
+    assert (answer.status, answer.stage, answer.details) == ("failed", "train", {})
+    assert "lower local.batch_size" in answer.reason
+
+
+def test_an_evaluation_takes_batches_that_fit(ward: Ward) -> None:
+    digest = initialise(STUDY, FolderStore(ward.folder / "store"), ward.module).weights_digest
+    whole = ward.site.answer(ward.order(digest, kind="evaluate", split="test"))
+    given = behave_like_a_small_gpu(ward.module, 20)
+    halved = ward.site.answer(ward.order(digest, kind="evaluate", split="test"))
+    assert given == [48, 48, 48, 32, 16, 16, 16]  # batches of 256, 128, 64, 32 and 16 from 48 items
+    assert halved.details == {"batch_parts": 16}
+    assert whole.sums is not None
+    assert halved.sums is not None
+    assert halved.sums.confusion == whole.sums.confusion
+    assert halved.sums.loss == pytest.approx(whole.sums.loss, rel=1e-6)
