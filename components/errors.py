@@ -10,12 +10,13 @@
     ├── StorageError          a disk, a folder or an artifact let us down           (6)
     │   └── JournalError      the journal is damaged, or another process drives it  (6)
     ├── ServiceError          Prefect or MLflow cannot be reached or refused        (7)
+    ├── LostError             a process died, and so did the one in its place       (1)
     └── SiteError             work at a site failed; keeps site, round and stage    (8)
 
 A caller's own mistake (a wrong argument to a Python function) is a `ValueError`.
-Messages say what was looked for, where, and what to do next. They never hold patient data. Those of `DataError`
-and `RefusedError` hold no path of the hospital's either, since they leave it; the others may. `fit_to_leave` is the
-one way by which an error leaves.
+Messages say what was looked for, where, and what to do next. They never hold patient data. Those of `DataError`,
+`RefusedError` and `LostError` hold no path of the hospital's either, since they leave it; the others may.
+`fit_to_leave` is the one way by which an error leaves.
 """
 
 from __future__ import annotations
@@ -81,6 +82,13 @@ class ServiceError(WardRoundError):
     exit_code = 7
 
 
+class LostError(WardRoundError):
+    """The process that should do something died, and so did the one that was started in its place.
+
+    At a site its message leaves the hospital: `fit_to_leave`.
+    """
+
+
 class SiteError(WardRoundError):
     """Work at one site failed.
 
@@ -108,12 +116,12 @@ def fit_to_leave(error: BaseException) -> str:
         error: Any error, ours or a library's. Whoever catches it keeps the whole of it at the hospital.
 
     Guarantees:
-        The message of a `RefusedError` or a `DataError`, which where sites raise them hold neither a path nor
-        anything read from a patient's data; of every other error its type's name alone.
+        The message of a `RefusedError`, a `DataError` or a `LostError`, which where sites raise them hold neither
+        a path nor anything read from a patient's data; of every other error its type's name alone.
 
     >>> fit_to_leave(StorageError("cannot write ward-7/cache: the disk is full"))
     "StorageError; see the hospital's own log"
     """
-    if isinstance(error, RefusedError | DataError):
+    if isinstance(error, RefusedError | DataError | LostError):
         return str(error)
     return f"{type(error).__name__}; see the hospital's own log"

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components import errors
-from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
+from components.dispatch import Dispatcher, InitialModel, Preparation, Progress, SiteSetting
 from components.rounds import Answer, Order
 from components.study import Study
 from flows.early import SiteProcess, end_site_process, spawn_site_process, training_processes
@@ -80,9 +80,12 @@ _Call = tuple[str, dict[str, Any], Future[Any]]  # name, payload, and where the 
 class _Child:
     """One child of a site process: a socket, and the calls that wait for an answer on it."""
 
-    def __init__(self, connection: socket.socket, lost: Callable[[_Child], None]) -> None:
+    def __init__(
+        self, connection: socket.socket, lost: Callable[[_Child], None], progressed: Callable[[Progress], None]
+    ) -> None:
         self._connection = connection
         self._lost = lost
+        self._progressed = progressed
         self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._waiting: dict[int, _Call] = {}
@@ -112,7 +115,11 @@ class _Child:
         try:
             with self._connection.makefile("rb") as lines:
                 for line in lines:
-                    self._resolve(json.loads(line))
+                    said = json.loads(line)
+                    if "progress" in said:
+                        self._progressed(Progress.model_validate(said["progress"]))
+                    else:
+                        self._resolve(said)
         except (OSError, ValueError):
             pass
         self._lost(self)
@@ -136,19 +143,30 @@ class PoolDispatcher:
 
     Sites are assigned by size, largest first, to the least loaded process. A process that dies is
     replaced once and its calls are made again (an order made twice trains once); a second death fails
-    them with `SiteError`.
+    them with `LostError`.
 
     Args:
         settings: The sites, by name.
         sites: The process to use, which must have a connection for each process that trains, and one more
             for what is done beside: exporting the network for its users.
         sizes: Items of each site, as far as known, for the assignment.
+        spawn: Starts a process with one connection, in the place of one that died.
+        progressed: Is told how far a training is, by a thread of the pool's own.
     """
 
-    def __init__(self, settings: Mapping[str, SiteSetting], sites: SiteProcess, sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, SiteSetting],
+        sites: SiteProcess,
+        sizes: Mapping[str, int],
+        *,
+        spawn: Callable[[], SiteProcess] | None = None,
+        progressed: Callable[[Progress], None] | None = None,
+    ) -> None:
         self._settings = dict(settings)
+        self._spawn = spawn or (lambda: spawn_site_process(1, clean=sites.clean))
+        self._progressed = progressed or (lambda _: None)
         self._closed = False
-        self._clean = sites.clean
         self._turn = threading.RLock()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._replaced: set[int] = set()
@@ -176,6 +194,22 @@ class PoolDispatcher:
         """See `components.dispatch.Dispatcher`."""
         return self._call(-1, "export", {"study": study.model_dump_json(), "file": str(file)}, Path)
 
+    @property
+    def groups(self) -> list[int]:
+        """The process groups of all processes it had; some may be over."""
+        return [process.pid for process in self._processes]
+
+    @property
+    def lost(self) -> bool:
+        """Whether a place has no process any more: it and its replacement died."""
+        with self._turn:
+            return bool(self._dead)
+
+    def forgive(self) -> None:
+        """Let each process be replaced once more: work was done since one died."""
+        with self._turn:
+            self._replaced.clear()
+
     def close(self) -> None:
         """End the processes; orders in flight are abandoned."""
         with self._turn:
@@ -202,7 +236,10 @@ class PoolDispatcher:
         self._processes.append(sites.process)
         settings = json.dumps([setting.model_dump(mode="json") for setting in self._settings.values()])
         threading.Thread(target=_send_settings, args=(sites.process, settings.encode()), daemon=True).start()
-        return [_Child(connection, self._child_lost) for connection in sites.connections[: len(self._settings) + 1]]
+        return [
+            _Child(connection, self._child_lost, self._progressed)
+            for connection in sites.connections[: len(self._settings) + 1]
+        ]
 
     def _child_lost(self, child: _Child) -> None:
         with self._turn:
@@ -218,15 +255,15 @@ class PoolDispatcher:
                 future.set_exception(_died_twice(name))
             return
         self._replaced.add(index)
-        self._children[index] = self._adopt(spawn_site_process(1, clean=self._clean))[0]
+        self._children[index] = self._adopt(self._spawn())[0]
         self._children[index].listen()
         for name, payload, future in waiting:
             self._children[index].call(name, payload, future)
 
 
-def _died_twice(call: str) -> errors.WardRoundError:
+def _died_twice(call: str) -> errors.LostError:
     """Return the error of a call whose process and its replacement both died."""
-    return errors.WardRoundError(
+    return errors.LostError(
         f"the process that should {call} died twice; was it out of memory? Try fewer of them: --dispatcher processes:1"
     )
 

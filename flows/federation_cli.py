@@ -228,7 +228,9 @@ def _shown(side: CoordinatorSide, home: Path) -> Group:
 def _row(site: Site, now: float) -> tuple[str, ...]:
     """Return a site as a row of the table."""
     heard = f"{now - site.last_seen:.0f} s ago" if site.last_seen else "never"
-    doing = str((site.activity or {}).get("state", ""))
+    from flows.activity import describe_activity
+
+    doing = describe_activity(site.activity)
     examined = f"{'passed' if (site.doctor or {}).get('passed') else 'failed'} {_day(site.doctor_at)}"
     return (site.name, site.status, heard, doing, examined if site.doctor_at else "not yet",
             _day(site.not_after), site.version or "")  # fmt: skip

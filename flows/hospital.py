@@ -20,7 +20,6 @@ import hashlib
 import logging
 import os
 import shutil
-import time
 from collections import OrderedDict
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
@@ -32,7 +31,7 @@ from components.exchange.signed import claimed_order
 from components.exchange.signing import canonical
 from components.exchange.site_request import SiteRequest, claimed_call, parse_request
 from components.gateway.client import GatewayClient
-from components.gateway.records import WorkItem
+from components.gateway.records import Activity, WorkItem
 from components.gateway.transport import Route
 from components.governance.hospital_settings import read_settings
 from components.governance.identity_files import SiteFolder
@@ -40,6 +39,7 @@ from components.journal import Journal
 from components.redaction import redact
 from components.rounds import Answer, Order
 from components.study import Study
+from flows.activity import Activities
 from flows.dispatch import PoolDispatcher
 from flows.early import spawn_site_process
 from flows.hospital_outbox import Outbox
@@ -78,11 +78,11 @@ class Hospital:
         self._turn = asyncio.Lock()
         self._works: OrderedDict[str, asyncio.Task[str]] = OrderedDict()
         self._listed: set[str] = set()  # of the works, those that the gateway's list asked for
-        self._activity: dict[str, Any] = {"state": "idle"}
+        self._activities = Activities()
 
-    def activity(self) -> dict[str, Any]:
+    def activity(self) -> Activity:
         """Return what the site is doing now, fit to leave the hospital."""
-        return dict(self._activity)
+        return self._activities.now()
 
     @property
     def site(self) -> str:
@@ -171,18 +171,18 @@ class Hospital:
 
     async def _do(self, request: SiteRequest) -> str:
         """Do what is asked and deliver it; one request at a time."""
-        async with self._turn:
-            self._activity = {"state": request.kind, "training": request.training, "since": time.time()}
-            try:
-                return await (self._prepare(request) if request.kind == "prepare" else self._work(request))
-            except RefusedError as error:
-                self._journal.append("request_refused", kind=request.kind, training=request.training, reason=str(error))
-                raise
-            except asyncio.CancelledError:
-                self._end_process(request.study)
-                raise
-            finally:
-                self._activity = {"state": "idle"}
+        with self._activities.piece(request.kind, request.training) as piece:
+            async with self._turn:
+                piece.begin()
+                try:
+                    return await (self._prepare(request) if request.kind == "prepare" else self._work(request))
+                except RefusedError as error:
+                    about = {"kind": request.kind, "training": request.training, "reason": str(error)}
+                    self._journal.append("request_refused", **about)
+                    raise
+                except asyncio.CancelledError:
+                    self._end_process(request.study)
+                    raise
 
     async def _say_no(self, request: SiteRequest, reason: str, *, refused: bool) -> None:
         """Deliver that a request is not carried out; it may be one that nobody signed, and then names nothing open."""
@@ -252,7 +252,11 @@ class Hospital:
             state = self._folder / "studies" / study.study
             setting = SiteSetting(study=study, source=source, state=str(state), store=str(self._exchange(study)))
             self._warm[study.digest] = PoolDispatcher(
-                {self.site: setting}, spawn_site_process(2, clean=True), {self.site: 1}
+                {self.site: setting},
+                spawn_site_process(2, clean=True),
+                {self.site: 1},
+                spawn=lambda: spawn_site_process(1, clean=True),
+                progressed=self._activities.progressed,
             )
         return self._warm[study.digest]
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from components.errors import WardRoundError
 from components.gateway.client import GatewayClient
+from components.gateway.records import Activity
 from components.governance.identity_files import SiteFolder
 from flows.health import HEARTBEAT
 from flows.hospital import open_site
@@ -76,7 +77,7 @@ async def _until_told(worker: HospitalWorker, following: Coroutine[Any, Any, Non
         log.info("told to end")
 
 
-def _beat(folder: Path, activity: Callable[[], dict[str, Any]], ended: threading.Event) -> None:
+def _beat(folder: Path, activity: Callable[[], Activity], ended: threading.Event) -> None:
     """Say that the hospital is alive, and renew its credential in time; what fails is tried again."""
     with GatewayClient(SiteFolder(folder), read_route(folder)) as client:
         while not ended.wait(BEAT_EVERY_S):

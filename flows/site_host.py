@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from components.dispatch import InitialModel, Preparation, SiteSetting
+from components.dispatch import InitialModel, Preparation, Progress, SiteSetting
 from components.exchange.store import FolderStore
 from components.rounds import Answer, Order
 from components.site import SiteRuntime, initialise
@@ -22,6 +22,7 @@ class SiteHost:
 
     def __init__(self, settings: Mapping[str, SiteSetting]) -> None:
         self._settings = dict(settings)
+        self._tell: Callable[[Progress], None] | None = None
         self._runtimes: dict[str, SiteRuntime] = {}
         self._modules: dict[str, LightningModule] = {}
         self._stores: dict[str, FolderStore] = {}
@@ -50,6 +51,10 @@ class SiteHost:
         export_network(study, file)
         return file
 
+    def tell(self, tell: Callable[[Progress], None]) -> None:
+        """Say from now on how far a training is; before the first call."""
+        self._tell = tell
+
     def close(self) -> None:
         """Let go of the sites' journals."""
         for runtime in self._runtimes.values():
@@ -60,7 +65,7 @@ class SiteHost:
         if site not in self._runtimes:
             setting = self._settings[site]
             store = self._stores.setdefault(setting.store, FolderStore(setting.store))
-            self._runtimes[site] = SiteRuntime(setting, lambda: self.module(setting.study), store)
+            self._runtimes[site] = SiteRuntime(setting, lambda: self.module(setting.study), store, self._tell)
         return self._runtimes[site]
 
 

@@ -3,7 +3,13 @@
 Run as ``python -m flows.site_process FD [FD ...]``, with the settings of all sites as JSON on standard
 input. It imports torch, Lightning and the study's network once, forks one child for each socket, and
 each child answers the calls that arrive on its own. Calls and answers are lines of JSON; nothing is
-pickled. A child whose socket closes (its coordinator is gone) ends at once, even in mid-training.
+pickled. While a child trains it says how far it is, in lines that nobody asked for::
+
+    {"id": 4, "call": "answer", "payload": {...}}  ->
+    {"progress": {"site": "north", "epoch": 2, "share": 0.43, ...}}  <-
+    {"id": 4, "result": {...}}  <-
+
+A child whose socket closes (its coordinator is gone) ends at once, even in mid-training.
 
 At a hospital (``--hospital``) it is the border: it has the patients' data, and what it answers goes on to the
 coordinator. There its output goes into ``process.log`` in the site's state folder, which stays at the hospital, and
@@ -25,13 +31,14 @@ import threading
 import traceback
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flows.lean import lean_imports
 
 if TYPE_CHECKING:
-    from components.dispatch import SiteSetting
+    from components.dispatch import Progress, SiteSetting
     from components.study import Study
     from flows.site_host import SiteHost
 
@@ -49,8 +56,10 @@ def serve(connection: socket.socket, host: SiteHost, keep: Collection[str] | Non
         keep: At a hospital, the identifiers that stay in what is told of an error; None if nothing leaves this
             machine, and everything is told.
     """
+    from components.training.memory import release_memory
     from flows.site_host import call
 
+    host.tell(partial(_tell, connection))
     calls: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_read_calls, args=(connection, calls.put), daemon=True).start()
     while True:
@@ -62,6 +71,13 @@ def serve(connection: socket.socket, host: SiteHost, keep: Collection[str] | Non
         except Exception as error:
             answer["error"] = _told(error, request["call"], keep)
         connection.sendall(json.dumps(answer).encode() + b"\n")
+        release_memory()  # another study's process may have this GPU next
+
+
+def _tell(connection: socket.socket, progress: Progress) -> None:
+    """Say how far a training is, between the answers; the same thread gives those."""
+    with suppress(OSError):  # the other end is gone: `_read_calls` ends the process
+        connection.sendall(json.dumps({"progress": progress.model_dump()}).encode() + b"\n")
 
 
 def _known(settings: Iterable[SiteSetting]) -> set[str]:

@@ -20,6 +20,7 @@ from components.exchange.keys import TlsKey
 from components.exchange.protocol import PROTOCOL, require_protocol
 from components.files import make_folder, storage_errors, sync_folder
 from components.gateway.records import (
+    Activity,
     Authority,
     CoordinatorKeys,
     DoctorReport,
@@ -111,10 +112,11 @@ class GatewayClient:
         credential = self._folder.read_credential()
         return self.renew() if datetime.now(UTC) >= credential.renew_at else credential
 
-    def heartbeat(self, activity: Mapping[str, Any]) -> Health:
+    def heartbeat(self, activity: Activity) -> Health:
         """Say that the hospital is alive, and what it is doing."""
-        beat = Heartbeat(version=own_version(), activity=dict(activity))
-        return _read(self._wire.send("POST", "/v1/heartbeat", json=beat.model_dump()), Health)
+        beat = Heartbeat(version=own_version(), activity=activity)
+        told = beat.model_dump(exclude_none=True)
+        return _read(self._wire.send("POST", "/v1/heartbeat", json=told), Health)
 
     def doctor(self, *, passed: bool, findings: Mapping[str, Any]) -> Health:
         """Say what the hospital found when it examined itself; passed, it is ready."""

@@ -105,7 +105,8 @@ class Members:
     async def heartbeat(self, request: Request) -> Response:
         """Take a sign of life."""
         beat = await read_record(request, Heartbeat)
-        await run_in_threadpool(_of_active, self._sites.heartbeat, caller_of(request).site, beat.version, beat.activity)
+        activity = beat.activity.model_dump(exclude_none=True)
+        await run_in_threadpool(_of_active, self._sites.heartbeat, caller_of(request).site, beat.version, activity)
         return await self.health(request)
 
     def _enrol(self, asked: EnrolRequest) -> Enrolment:

@@ -146,11 +146,47 @@ class Renewal(Record):
     certificate: str
 
 
+class Doing(Record):
+    """One thing a site does, in numbers: nothing of its data, its folders or its machine.
+
+    Attributes:
+        state: What it does.
+        training: For which training.
+        round: Which round of it; known once the site trains.
+        epoch: The pass over its items that it is in, counted from 1, of `epochs`.
+        share: How much of that pass is done.
+        left_s: Seconds until it has trained, as estimated from those before.
+        since: When it began (s since 1970).
+    """
+
+    state: Literal["idle", "prepare", "train", "evaluate"]
+    training: Name | None = None
+    round: Number | None = None
+    epoch: Number | None = None
+    epochs: Number | None = None
+    share: Annotated[float, Field(ge=0, le=1)] | None = None
+    left_s: Annotated[float, Field(ge=0)] | None = None
+    since: Annotated[float, Field(ge=0)] | None = None
+
+
+class Activity(Doing):
+    """What a site does now: all that its heartbeat may say of it.
+
+    Attributes:
+        beside: What it does at the same time, on other GPUs.
+        waiting: Requests that wait for one to be free.
+    """
+
+    state: Literal["idle", "prepare", "train", "evaluate"] = "idle"
+    beside: Annotated[list[Doing], Field(max_length=15)] = Field(default_factory=list)
+    waiting: Annotated[int, Field(ge=0, le=9999)] = 0
+
+
 class Heartbeat(Record):
     """What a site says while it is alive: the WardRound it runs, and what it is doing."""
 
     version: Annotated[str, Field(max_length=63)]
-    activity: dict[str, Any]
+    activity: Activity
 
 
 class DoctorReport(Record):

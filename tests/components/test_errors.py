@@ -3,13 +3,14 @@
 import pytest
 
 from components import errors
-from components.errors import DataError, RefusedError, SiteError, WardRoundError, fit_to_leave
+from components.errors import DataError, LostError, RefusedError, SiteError, WardRoundError, fit_to_leave
 
 SECRET = "cannot read /ward-7/films/Smith^Anna.dcm"
+LEAVE = (DataError, RefusedError, LostError)
 STAYS = [
     kind
     for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, WardRoundError) and kind not in (DataError, RefusedError, SiteError)
+    if isinstance(kind, type) and issubclass(kind, WardRoundError) and kind not in (*LEAVE, SiteError)
 ]
 
 
@@ -24,6 +25,6 @@ def test_an_error_that_only_wraps_one_that_may_leave_stays() -> None:
     assert fit_to_leave(RuntimeError(inner)) == "RuntimeError; see the hospital's own log"
 
 
-@pytest.mark.parametrize("kind", [DataError, RefusedError])
+@pytest.mark.parametrize("kind", LEAVE)
 def test_what_data_and_checks_say_leaves_as_it_is(kind: type[WardRoundError]) -> None:
     assert fit_to_leave(kind("site north has no items")) == "site north has no items"

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from components.errors import RefusedError, ServiceError
 from components.gateway.client import GatewayClient, enrol
+from components.gateway.records import Activity
 from components.gateway.tokens import read_token
 from components.gateway.transport import Route
 from components.governance.certificates import Authority, issue_server, make_authority
@@ -140,22 +142,47 @@ def test_a_gateway_of_another_federation_is_refused(gate: Gate, tmp_path: Path, 
 
 def test_a_site_says_what_it_does_and_becomes_ready(gate: Gate, north: SiteFolder) -> None:
     with gate.client(north) as client:
-        client.heartbeat({"doing": "training", "percent": 43})
+        client.heartbeat(Activity(state="train", training="t1", round=2, epoch=2, epochs=5, share=0.43, left_s=312.0))
         client.doctor(passed=True, findings={"gpu": "none"})
-        with pytest.raises(RefusedError, match="too large"):
-            client.heartbeat({"x": "y" * 10_000})
     site = gate.sites.get("north")
     assert site is not None
-    assert (site.status, site.activity) == ("ready", {"doing": "training", "percent": 43})
+    said = {"state": "train", "training": "t1", "round": 2, "epoch": 2, "epochs": 5, "share": 0.43, "left_s": 312.0}
+    assert (site.status, site.activity) == ("ready", {**said, "beside": [], "waiting": 0})
+
+
+@pytest.mark.parametrize(
+    ("changes", "status"),
+    [
+        ({"share": 0.5, "beside": [{"state": "evaluate", "training": "t2"}]}, 200),
+        ({"file": "patient-7.png"}, 400),
+        ({"beside": [{"state": "train", "patient": "7"}]}, 400),
+        ({"state": "reading /films/patient-7.png"}, 400),
+        ({"training": "/films/patient 7"}, 400),
+        ({"left_s": -1.0}, 400),
+        ({"share": 1.5}, 400),
+        ({"beside": [{"state": "train"}] * 16}, 400),
+        ({"waiting": [0] * 5_000}, 413),
+    ],
+)
+def test_a_heartbeat_says_what_the_site_does_and_nothing_else(gate: Gate, changes: dict[str, Any], status: int) -> None:
+    folder = gate.enrol("teller")
+    beat = {"version": "1", "activity": {"state": "train", "training": "t1", **changes}}
+    with gate.client(folder) as client, gate.http(folder) as http:
+        client.heartbeat(Activity())
+        assert http.post("/v1/heartbeat", json=beat).status_code == status
+    site = gate.sites.get("teller")
+    assert site is not None
+    assert site.activity is not None
+    assert site.activity["state"] == ("train" if status == 200 else "idle")
 
 
 def test_a_renewal_is_taken_up_by_every_client_of_the_site(gate: Gate) -> None:
     folder = gate.enrol("renewer")
     with gate.client(folder) as one, gate.client(folder) as other:
-        other.heartbeat({})
+        other.heartbeat(Activity())
         assert one.renew_if_due().serial == folder.read_credential().serial  # not due
         new = one.renew()
-        other.heartbeat({})
+        other.heartbeat(Activity())
         site = gate.sites.get("renewer")
         assert site is not None
         assert site.serial == new.serial == folder.read_credential().serial
@@ -171,14 +198,14 @@ def test_two_thirds_of_a_life_are_enough(build: Build) -> None:
         assert client.renew_if_due().serial != first.serial
         until(lambda: datetime.now(UTC) > folder.read_credential().not_after)
         with pytest.raises(RefusedError, match=r"expired on .*new token"):
-            client.heartbeat({})
+            client.heartbeat(Activity())
 
 
 def test_a_site_that_was_shut_out_is_told_what_to_do(gate: Gate) -> None:
     folder = gate.enrol("gone")
     gate.sites.revoke("gone")
     with gate.client(folder) as client, pytest.raises(RefusedError, match="it was revoked, or has left; ask the"):
-        client.heartbeat({})
+        client.heartbeat(Activity())
 
 
 @pytest.mark.parametrize("signed", [False, True])
@@ -261,7 +288,7 @@ def test_a_proxy_is_used(gate: Gate, north: SiteFolder, relays: list[Relay], mon
     for name in ("NO_PROXY", "no_proxy", "https_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.delenv(name, raising=False)
     with gate.client(north) as client:
-        client.heartbeat({"through": "proxy"})
+        client.heartbeat(Activity())
     assert relays[0].asked == 1
 
 
@@ -286,15 +313,15 @@ def test_where_a_middlebox_ends_tls_requests_are_signed(
     relays.append(Relay(gate.running.port, inspect=inspect))
     folder = through(north, relays[0], tmp_path)
     with GatewayClient(folder, Route(patience_s=2)) as client, pytest.raises(ServiceError, match="inspects TLS"):
-        client.heartbeat({})
+        client.heartbeat(Activity())
     (tmp_path / "box.pem").write_bytes(authority.pem)
     unsigned, signed = Route(tmp_path / "box.pem", patience_s=2), Route(tmp_path / "box.pem", signed=True)
     with GatewayClient(folder, unsigned) as client, pytest.raises(RefusedError):
-        client.heartbeat({})
+        client.heartbeat(Activity())
     slot = gate.open_slot("north", round_number=70)
     (tmp_path / "p").write_bytes(CONTENT)
     with GatewayClient(folder, signed) as client:
-        client.heartbeat({})
+        client.heartbeat(Activity())
         client.deliver(slot, tmp_path / "p", envelope(north, slot, CONTENT))
         client.renew()
 
