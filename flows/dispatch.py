@@ -148,7 +148,7 @@ class PoolDispatcher:
     Args:
         settings: The sites, by name.
         sites: The process to use, which must have a connection for each process that trains, and one more
-            for what is done beside: exporting the network for its users.
+            for what is done beside: exporting the network for its users. One alone does both.
         sizes: Items of each site, as far as known, for the assignment.
         spawn: Starts a process with one connection, in the place of one that died.
         progressed: Is told how far a training is, by a thread of the pool's own.
@@ -171,7 +171,7 @@ class PoolDispatcher:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._replaced: set[int] = set()
         self._dead: set[int] = set()
-        self._assigned = assign(list(settings), min(len(settings), len(sites.connections) - 1), sizes)
+        self._assigned = assign(list(settings), min(len(settings), max(len(sites.connections) - 1, 1)), sizes)
         self._children = self._adopt(sites)
         for child in self._children:
             child.listen()
@@ -249,16 +249,24 @@ class PoolDispatcher:
     def _replace(self, index: int) -> None:
         """Put a new child in the place of one that died, and make its calls again; once."""
         waiting = self._children[index].end()
-        if index in self._replaced:
+        child = None if index in self._replaced else self._successor()
+        if child is None:
             self._dead.add(index)
             for name, _, future in waiting:
                 future.set_exception(_died_twice(name))
             return
         self._replaced.add(index)
-        self._children[index] = self._adopt(self._spawn())[0]
+        self._children[index] = child
         self._children[index].listen()
         for name, payload, future in waiting:
             self._children[index].call(name, payload, future)
+
+    def _successor(self) -> _Child | None:
+        """Start another process in the place of one; None if the machine refuses even that."""
+        try:
+            return self._adopt(self._spawn())[0]
+        except OSError:
+            return None
 
 
 def _died_twice(call: str) -> errors.LostError:

@@ -91,7 +91,7 @@ def training_processes(dispatcher: str) -> int:
     return int(number) if name == "processes" and number.isdigit() else 0
 
 
-def spawn_site_process(count: int, *, clean: bool = False) -> SiteProcess:
+def spawn_site_process(count: int, *, clean: bool = False, gpu: str | None = None) -> SiteProcess:
     """Start a process that serves `count` connections; it waits for its settings on standard input.
 
     Args:
@@ -99,6 +99,7 @@ def spawn_site_process(count: int, *, clean: bool = False) -> SiteProcess:
         clean: It is a hospital's: it gets only the variables of `CLEAN`, so that with the patients' data it has
             neither key, credential nor address of anything; its output stays in the site's folder, and what it
             says of an error is redacted.
+        gpu: The only GPU it shall see, as ``CUDA_VISIBLE_DEVICES`` names it.
     """
     pairs = [socket.socketpair() for _ in range(count)]
     theirs = [pair[1].fileno() for pair in pairs]
@@ -107,7 +108,7 @@ def spawn_site_process(count: int, *, clean: bool = False) -> SiteProcess:
         stdin=subprocess.PIPE,
         pass_fds=theirs,
         process_group=0,
-        env=site_environment(clean=clean),
+        env=site_environment(clean=clean) | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}),
     )
     for pair in pairs:
         pair[1].close()

@@ -21,9 +21,11 @@ import logging
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from components.dispatch import Preparation, SiteSetting
 from components.errors import RefusedError, WardRoundError, fit_to_leave
@@ -39,12 +41,12 @@ from components.journal import Journal
 from components.redaction import redact
 from components.rounds import Answer, Order
 from components.study import Study
-from flows.activity import Activities
+from flows.activity import Activities, Piece
 from flows.dispatch import PoolDispatcher
-from flows.early import spawn_site_process
 from flows.hospital_outbox import Outbox
 from flows.hospital_review import Review
 from flows.hospital_route import read_route
+from flows.warm import WarmProcesses
 
 KEPT = 4  # weights that stay: of the round in work, and of the one before
 REMEMBERED = 64  # requests that were dealt with
@@ -74,11 +76,12 @@ class Hospital:
         self._outbox = Outbox(folder / "outgoing", self._client, identity.read_keys())
         self._journal = Journal.open(folder / "journal.jsonl")
         self._review = Review(folder, self._journal)
-        self._warm: dict[str, PoolDispatcher] = {}
-        self._turn = asyncio.Lock()
+        self._activities = Activities()
+        self._warm = WarmProcesses(self._journal, progressed=self._activities.progressed)
+        # One piece of work of a study at a time, whichever version of it: they share its folders.
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._works: OrderedDict[str, asyncio.Task[str]] = OrderedDict()
         self._listed: set[str] = set()  # of the works, those that the gateway's list asked for
-        self._activities = Activities()
 
     def activity(self) -> Activity:
         """Return what the site is doing now, fit to leave the hospital."""
@@ -134,9 +137,7 @@ class Hospital:
 
     def close(self) -> None:
         """End the warm processes and let go of the journal."""
-        for warm in self._warm.values():
-            warm.close()
-        self._warm.clear()
+        self._warm.close()
         self._client.close()
         self._journal.close()
 
@@ -170,18 +171,17 @@ class Hospital:
             return f"not done: {reason}"
 
     async def _do(self, request: SiteRequest) -> str:
-        """Do what is asked and deliver it; one request at a time."""
+        """Do what is asked and deliver it; of one study one thing at a time."""
+        turn = self._turns.setdefault(request.study.study, asyncio.Lock())
         with self._activities.piece(request.kind, request.training) as piece:
-            async with self._turn:
+            async with turn:
                 piece.begin()
                 try:
-                    return await (self._prepare(request) if request.kind == "prepare" else self._work(request))
+                    do = self._prepare if request.kind == "prepare" else self._work
+                    return await do(request, piece)
                 except RefusedError as error:
                     about = {"kind": request.kind, "training": request.training, "reason": str(error)}
                     self._journal.append("request_refused", **about)
-                    raise
-                except asyncio.CancelledError:
-                    self._end_process(request.study)
                     raise
 
     async def _say_no(self, request: SiteRequest, reason: str, *, refused: bool) -> None:
@@ -199,19 +199,21 @@ class Hospital:
             )  # fmt: skip
             await self._outbox.deliver_answer(order, answer, None)
 
-    async def _prepare(self, request: SiteRequest) -> str:
+    async def _prepare(self, request: SiteRequest, piece: Piece) -> str:
         """Open the data and deliver what was found."""
         call = self._review.call(request, self._client.pinned)
-        found = await asyncio.wrap_future(self._process(request.study).prepare(self.site))
+        async with self._process(request, piece) as process:
+            found = await asyncio.wrap_future(process.prepare(self.site))
         await self._outbox.deliver_preparation(call, found)
         self._journal.append("preparation_delivered", training=call.training, ready=found.ready, reason=found.reason)
         return f"ready: {found.items.usable} items" if found.items else f"not ready: {found.reason}"
 
-    async def _work(self, request: SiteRequest) -> str:
+    async def _work(self, request: SiteRequest, piece: Piece) -> str:
         """Do an order, and deliver its answer and update."""
         study, order = request.study, self._review.order(request, self._client.pinned)
         await asyncio.to_thread(self._fetch, study, order.weights_digest)
-        answer = await asyncio.wrap_future(self._process(study).submit(order))
+        async with self._process(request, piece) as process:
+            answer = await asyncio.wrap_future(process.submit(order))
         await self._outbox.deliver_answer(order, answer, self._update(study, order, answer))
         self._journal.append("answer_delivered", training=order.plan.training, round=order.plan.round,
                              kind=request.kind if request.kind == "train" else order.split, status=answer.status,
@@ -243,28 +245,16 @@ class Hospital:
             if path.name.isdigit() and int(path.name) < order.plan.round:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def _process(self, study: Study) -> PoolDispatcher:
-        """Return the warm process of a study; another study's is ended, for their memory's sake."""
-        if study.digest not in self._warm:
-            for digest in list(self._warm):
-                self._warm.pop(digest).close()
-            source = read_settings(self._folder).source_of(study.study, self.site)
-            state = self._folder / "studies" / study.study
-            setting = SiteSetting(study=study, source=source, state=str(state), store=str(self._exchange(study)))
-            self._warm[study.digest] = PoolDispatcher(
-                {self.site: setting},
-                spawn_site_process(2, clean=True),
-                {self.site: 1},
-                spawn=lambda: spawn_site_process(1, clean=True),
-                progressed=self._activities.progressed,
-            )
-        return self._warm[study.digest]
-
-    def _end_process(self, study: Study) -> None:
-        """End the warm process of a study in the middle of its work."""
-        warm = self._warm.pop(study.digest, None)
-        if warm is not None:
-            warm.close()
+    @asynccontextmanager
+    async def _process(self, request: SiteRequest, piece: Piece) -> AsyncIterator[PoolDispatcher]:
+        """Have the warm process of a study; until its place is free the piece of work waits."""
+        study, settings = request.study, read_settings(self._folder)
+        source, state = settings.source_of(study.study, self.site), self._folder / "studies" / study.study
+        setting = SiteSetting(study=study, source=source, state=str(state), store=str(self._exchange(study)))
+        piece.wait()
+        async with self._warm.use(setting, settings, kind=request.kind) as process:
+            piece.begin()
+            yield process
 
     def _exchange(self, study: Study) -> Path:
         return self._folder / "exchange" / study.study

@@ -9,6 +9,7 @@
       networks: [CNN, DenseNet]
       max_epochs: 20
       min_sites: 3
+    memory_gb: 64                      # for the processes of all studies together; half the machine's if left out
 
 The file is read at every request: a change counts from the next one on. It is read as a study file is
 (`components.yaml_lines`): a key given twice, a tag or an alias is refused, with its line.
@@ -61,11 +62,17 @@ class HospitalSettings(Record):
         data: By study, the folder of the site's items; ``*`` is any other study.
         sources: By study, where the items are when that is no folder of the site's own (virtual sites).
         policy: What may be done.
+        memory_gb: How much memory the processes of all studies may hold together (10^9 bytes): beyond it, those
+            of studies that wait for nothing are ended, the longest idle first. Half the machine's by default.
+        memory_growth_gb: How much more a process may hold after a round than after its first training before it
+            is replaced by a fresh one (10^9 bytes).
     """
 
     data: dict[StudyName, str] = Field(default_factory=dict)
     sources: dict[Name, SiteSource] = Field(default_factory=dict)
     policy: Policy = Policy()
+    memory_gb: Annotated[float, Field(gt=0)] | None = None
+    memory_growth_gb: Annotated[float, Field(gt=0)] = 2.0
 
     @model_validator(mode="after")
     def _some_data(self) -> Self:

@@ -16,6 +16,13 @@ def read(folder: Path, text: str) -> str:
     return str(caught.value)
 
 
+def test_memory_is_given_in_numbers_above_zero(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("data: {'*': /data}\nmemory_gb: 64\n")
+    settings = read_settings(tmp_path)
+    assert (settings.memory_gb, settings.memory_growth_gb) == (64.0, 2.0)
+    assert "hospital.yaml:2: memory_gb: given 0" in read(tmp_path, "data: {'*': /data}\nmemory_gb: 0\n")
+
+
 def test_settings_are_read_with_their_defaults(tmp_path: Path) -> None:
     (tmp_path / FILE).write_text("data:\n  chest: /films  # a comment\n  '*': /data\npolicy: {studies: ['*', chest]}\n")
     settings = read_settings(tmp_path)
