@@ -31,6 +31,7 @@ from flows.machine import gpus, held_memory, machine_memory
 from flows.places import Place, Places
 
 SHARE = 0.5  # of the machine's memory, for all warm processes together, unless hospital.yaml says otherwise
+IDLE_S = 86_400.0  # after which a study is taken to be over: its process holds memory of its GPU, too
 GB = 1_000_000_000
 log = logging.getLogger("wardround.hospital")
 
@@ -40,6 +41,7 @@ Reason = Literal[
     "crashed",
     "memory_growth",  # it held more and more
     "memory_needed",  # by the others
+    "idle",  # for a day
     "new_version",  # of WardRound
     "new_settings",  # another folder of data
     "new_study",  # another version of the study
@@ -212,13 +214,14 @@ class WarmProcesses:
         self._make_room(settings, keep=warm)
 
     def _make_room(self, settings: HospitalSettings, needed: int = 0, keep: _Warm | None = None) -> None:
-        """End idle processes, the longest idle first, until all others and what is needed fit into the bound."""
+        """End what has been idle for a day; then the longest idle, until all others and what is needed fit."""
         bound = machine_memory() * SHARE if settings.memory_gb is None else settings.memory_gb * GB
         idle = [warm for warm in self._warm.values() if warm is not keep and not self._claims[warm.study]]
         for warm in sorted(idle, key=lambda warm: warm.used):
-            if not bound or sum(one.held for one in self._warm.values()) + needed <= bound:
-                return
-            self._end(warm, "memory_needed")
+            if time.monotonic() - warm.used > IDLE_S:
+                self._end(warm, "idle")
+            elif bound and sum(one.held for one in self._warm.values()) + needed > bound:
+                self._end(warm, "memory_needed")
 
     def _note(self, event: str, setting: SiteSetting, place: Place, **about: str | int) -> None:
         """Write to the journal; a disk that is full does not keep a process from being ended or replaced."""

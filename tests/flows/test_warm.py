@@ -15,6 +15,7 @@ from components.errors import LostError
 from components.governance.hospital_settings import HospitalSettings
 from components.journal import Journal
 from components.site_source import SiteSource, SourcePart
+from flows import warm as warm_processes
 from flows.machine import held_memory
 from flows.warm import Kind, WarmProcesses
 from tests.end_to_end.ward import wait_until
@@ -250,6 +251,20 @@ async def test_idle_processes_are_ended_where_memory_is_short_the_longest_idle_f
     assert "b" in {warm.study for warm in site.warm._warm.values()}
     held = sum(warm.held for warm in site.warm._warm.values())
     assert held <= 0.2e9
+
+
+@in_loop
+async def test_a_study_that_asked_for_nothing_in_a_day_has_no_process(
+    make: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make()
+    for study in ("a", "b", "a"):
+        await site.ask(study)
+    assert site.ended() == []
+    monkeypatch.setattr(warm_processes, "IDLE_S", 0.0)
+    await site.ask("c")
+    await measured(site)
+    assert site.ended() == [("b", "idle"), ("a", "idle")]
 
 
 async def measured(site: Site) -> None:
