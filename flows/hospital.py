@@ -123,7 +123,7 @@ class Hospital:
             WardRoundError: If it could not be done or delivered.
         """
         key = _key(request)
-        work = self._works.get(key) or self._begin(key, self._do(request))
+        work = self._works.get(key) or self._begin(key, self._answer(key, request))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -151,7 +151,7 @@ class Hospital:
         return task
 
     async def _answer(self, key: str, request: SiteRequest) -> str:
-        """Do what the gateway's list asks for; that it is not done, and why, is an answer as well.
+        """Do what is asked; that it is not done, and why, is an answer as well.
 
         What could not be answered at all is begun again the next time it is listed.
         """
@@ -168,7 +168,7 @@ class Hospital:
             except WardRoundError as undelivered:
                 log.warning("nobody takes the answer that something was not done: %s", undelivered)
                 self._works.pop(key, None)
-            return f"not done: {reason}"
+            raise
 
     async def _do(self, request: SiteRequest) -> str:
         """Do what is asked and deliver it; of one study one thing at a time."""
