@@ -19,7 +19,7 @@ from components.training.accumulation import Batch, Batches, BatchParts
 from components.training.contained import contained
 from components.training.devices import Device, Precision, check_precision, choose_device
 from components.training.exchanged_entries import load_entries, read_entries
-from components.training.progress import ProgressTold, Tell
+from components.training.progress import Tell, Teller
 from components.training.proximal import ProximalCorrection
 from components.training.trainer import trainer_of
 from components.weights import Weights, is_finite
@@ -119,7 +119,7 @@ def train_site(
         module: Trained in place; left on the CPU, in training mode.
         data: The site's data.
         order: How.
-        tell: Is told how far it is, about twice a second; see `components.training.progress.ProgressTold`.
+        tell: Is told how far it is, about twice a second; see `components.training.progress.Teller`.
 
     Returns:
         The trained entries, and what the server needs to weigh them.
@@ -146,9 +146,9 @@ def train_site(
     # Since 2.2 Lightning trains in the mode it finds: after an evaluation, BatchNorm would stay frozen.
     module.train()
     batches = data.train_batches(batch_size=order.batch_size, seed=order.seed, balanced=order.balanced)
-    losses = _LastPass(len(batches), order.parts)
-    told = [] if tell is None else [_told(tell, len(batches), order)]
-    steps = _fit(module, batches, order, device=device, callbacks=[losses, *told])
+    teller = None if tell is None else _teller(tell, len(batches), order)
+    losses = _LastPass(len(batches), order.parts, teller)
+    steps = _fit(module, batches, order, device=device, losses=losses)
     weights = read_entries(module)
     _check_finite(weights)
     return SiteResult(
@@ -161,14 +161,10 @@ def train_site(
 
 
 def _fit(
-    module: pl.LightningModule,
-    batches: Batches,
-    order: TrainingOrder,
-    *,
-    device: torch.device,
-    callbacks: list[pl.Callback],
+    module: pl.LightningModule, batches: Batches, order: TrainingOrder, *, device: torch.device, losses: _LastPass
 ) -> int:
     """Run Lightning; return the optimiser steps taken."""
+    callbacks: list[pl.Callback] = [losses]
     if order.proximal_weight:
         callbacks.append(ProximalCorrection(order.proximal_weight))
     loader: _Loader | BatchParts = _Loader(batches)
@@ -192,11 +188,11 @@ def _fit(
             raise
 
 
-def _told(tell: Tell, batches: int, order: TrainingOrder) -> ProgressTold:
-    """Return the callback that tells how far a training is."""
+def _teller(tell: Tell, batches: int, order: TrainingOrder) -> Teller:
+    """Return what counts a training's batches, or the parts of them."""
     a_pass = batches * order.parts
     total = a_pass * order.epochs if order.epochs is not None else (order.steps or 0) * order.parts
-    return ProgressTold(tell, batches=a_pass, total=total)
+    return Teller(tell, batches=a_pass, total=total)
 
 
 class _Loader:
@@ -219,8 +215,9 @@ class _Loader:
 class _LastPass(pl.Callback):
     """Remembers the losses of as many batches, or parts of them, as a pass has, and refuses what is not finite."""
 
-    def __init__(self, batches: int, parts: int) -> None:
+    def __init__(self, batches: int, parts: int, teller: Teller | None) -> None:
         super().__init__()
+        self._teller = teller
         self._parts = parts  # Lightning divides each part's loss by it
         self._losses: deque[tuple[Tensor, int]] = deque(maxlen=batches * parts)
 
@@ -229,6 +226,8 @@ class _LastPass(pl.Callback):
     ) -> None:
         """Keep the loss where it is: reading it would make the GPU wait."""
         self._losses.append((outputs["loss"], len(batch[0])))
+        if self._teller is not None:
+            self._teller.count()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Stop early, once a pass."""
