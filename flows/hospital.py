@@ -151,9 +151,10 @@ class Hospital:
         return task
 
     async def _answer(self, key: str, request: SiteRequest) -> str:
-        """Do what is asked; that it is not done, and why, is an answer as well.
+        """Do what is asked; that it is not done, and why, is an answer as well, to those whom the gateway lists.
 
-        What could not be answered at all is begun again the next time it is listed.
+        What could not be answered, or is not listed yet, is begun again the next time it is listed. Whoever can make
+        runs in Prefect and no more fills no slot with a refusal.
         """
         try:
             return await self._do(request)
@@ -162,6 +163,9 @@ class Hospital:
         except Exception as error:
             if not isinstance(error, WardRoundError):
                 log.exception("a site's work ended with an error")
+            if key not in self._listed:
+                self._works.pop(key, None)
+                raise
             reason = redact(fit_to_leave(error), keep=[self.site, request.training])
             try:
                 await self._say_no(request, reason, refused=isinstance(error, RefusedError))
