@@ -4,7 +4,8 @@
 
     python -m flows.health              the servers of this home, where some run
     python -m flows.health URL [CA]     one server; with a file of its authority, over TLS
-    python -m flows.health FOLDER       a hospital: the coordinator took its heartbeat not long ago
+    python -m flows.health FOLDER       a hospital: the coordinator took its heartbeat not long ago;
+                                        a coordinator: it asked Prefect not long ago for what is due
 
 Light on purpose: it runs every minute beside a training, so it imports neither prefect, MLflow nor torch.
 """
@@ -24,7 +25,8 @@ from flows.embedded_mlflow import MLFLOW
 from flows.embedded_prefect import PREFECT
 from flows.embedded_server import is_silent
 
-HEARTBEAT = "heartbeat"  # a hospital touches this file of its folder when the coordinator took its heartbeat
+HEARTBEAT = "heartbeat"  # a hospital, and a coordinator, touch this file of their folder when the other end answered
+COORDINATOR_FILE = "coordinator.json"  # only a coordinator's folder has it
 HEARD_WITHIN_S = 300.0
 ANSWER_WITHIN_S = 8.0
 
@@ -63,12 +65,22 @@ def server_trouble(url: str, authority: str = "") -> str:
 
 def hospital_trouble(folder: Path, *, now: float | None = None) -> str:
     """Return what is wrong with the hospital of a folder, empty if the coordinator heard of it not long ago."""
+    return _silence(folder, now, "the coordinator has not heard of this hospital")
+
+
+def coordinator_trouble(folder: Path, *, now: float | None = None) -> str:
+    """Return what is wrong with ``wardround coordinator serve``, empty if Prefect answered it not long ago."""
+    return _silence(folder, now, "the coordinator has not been told by Prefect what is due")
+
+
+def _silence(folder: Path, now: float | None, what: str) -> str:
+    """Return that a folder's heartbeat is not there, or for how long it has been silent."""
     try:
         heard = (folder / HEARTBEAT).stat().st_mtime
     except OSError:
-        return "the coordinator has not heard of this hospital yet; its log says why"
+        return f"{what} yet; its log says why"
     silent = (time.time() if now is None else now) - heard
-    return f"the coordinator has not heard of this hospital for {silent:.0f} s" if silent > HEARD_WITHIN_S else ""
+    return f"{what} for {silent:.0f} s" if silent > HEARD_WITHIN_S else ""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -79,7 +91,8 @@ def main(arguments: Sequence[str]) -> int:
     elif "://" in arguments[0]:
         troubles = [server_trouble(*arguments[:2])]
     else:
-        troubles = [hospital_trouble(Path(arguments[0]))]
+        folder = Path(arguments[0])
+        troubles = [(coordinator_trouble if (folder / COORDINATOR_FILE).exists() else hospital_trouble)(folder)]
     said = [trouble for trouble in troubles if trouble]
     print(*said, sep="\n", end="\n" if said else "")
     return 1 if said else 0

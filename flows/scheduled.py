@@ -36,6 +36,7 @@ from components.rounds import NAME_PATTERN
 from components.study import Study
 from flows.cancellation import cancel_training
 from flows.closed_worker import ClosedWorker, EmptyConfiguration, ensure_pool
+from flows.health import HEARTBEAT
 from flows.withdrawal import withdraw_training
 
 POOL = TYPE = "coordinator"
@@ -117,7 +118,10 @@ class CoordinatorWorker(ClosedWorker):
             assert self._runs_task_group is not None  # since setup
             for run in await self._left():
                 self._runs_task_group.start_soon(self._submit_run, run)
-        return await super().get_and_submit_flow_runs()
+        found = await super().get_and_submit_flow_runs()
+        if self._has_successfully_synced:
+            (self.folder / HEARTBEAT).touch()
+        return found
 
     async def kill_infrastructure(
         self, infrastructure_pid: str, configuration: EmptyConfiguration, grace_seconds: int = 30

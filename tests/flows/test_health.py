@@ -2,6 +2,7 @@
 
 import fcntl
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.coordinator import FILE
 from flows.health import HEARTBEAT, hospital_trouble, main, silent_servers
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,6 +41,16 @@ def test_a_hospital_is_healthy_while_it_is_heard(tmp_path: Path) -> None:
     heard = (tmp_path / HEARTBEAT).stat().st_mtime
     assert hospital_trouble(tmp_path, now=heard + 299) == ""
     assert hospital_trouble(tmp_path, now=heard + 301).endswith("for 301 s")
+
+
+def test_a_coordinator_is_healthy_while_prefect_answers_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / FILE).touch()
+    assert main([str(tmp_path)]) == 1
+    assert "not been told by Prefect what is due yet" in capsys.readouterr().out
+    (tmp_path / HEARTBEAT).touch()
+    assert main([str(tmp_path)]) == 0
+    os.utime(tmp_path / HEARTBEAT, (0, 0))
+    assert main([str(tmp_path)]) == 1
 
 
 class Ill(BaseHTTPRequestHandler):

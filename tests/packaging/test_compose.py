@@ -100,7 +100,7 @@ def test_every_container_has_as_few_rights_as_it_can(coordinator: Compose, hospi
 def test_what_runs_on_is_watched_and_started_again(coordinator: Compose, hospital: Compose) -> None:
     services = {**coordinator["services"], **hospital["services"]}
     lasting = {name for name, service in services.items() if service["restart"] == "unless-stopped"}
-    assert {"postgresql", "prefect", "mlflow", "gateway", "hospital"} <= lasting
+    assert lasting == {"postgresql", "prefect", "mlflow", "gateway", "coordinator", "hospital"}
     assert all("healthcheck" in services[name] for name in lasting)
 
 

@@ -21,13 +21,15 @@ from typing import Any
 import pytest
 
 from flows.compose import Deployment, write_deployment
+from flows.health import HEARTBEAT
 from flows.local_postgres import LocalPostgres, PostgresMissingError, find_postgres, free_port
 from tests.packaging.compose_files import read_compose, read_variables
 from tests.references.open_folder import open_folder
+from tests.references.tiny_study import write_films, write_study
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSPITAL = ROOT / "deploy" / "hospital"
-SERVERS = ("postgresql", "prefect", "mlflow", "gateway")
+LASTING = ("postgresql", "prefect", "mlflow", "gateway", "coordinator")
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 
@@ -104,8 +106,8 @@ def machine() -> Iterator[Machine]:
     with open_folder() as folder:
         found = _coordinator(folder)
         try:
-            for name in ("postgresql", "databases", "prefect", "mlflow-tables", "mlflow", "gateway"):
-                if name in SERVERS:
+            for name in ("postgresql", "databases", "prefect", "mlflow-tables", "mlflow", "gateway", "coordinator"):
+                if name in LASTING:
                     found.start(name)
                     found.wait_healthy(name)
                 else:
@@ -169,10 +171,43 @@ def answers(address: str, body: bytes | None = None) -> bool:
         return False
 
 
+def posted(address: str, body: dict[str, Any]) -> Any:
+    """What Prefect answers to a question."""
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.load(answer)
+
+
 def test_the_operator_s_commands_find_the_servers(machine: Machine) -> None:
-    assert "no hospital yet" in machine.run("coordinator").stdout
+    assert "no hospital yet" in machine.run("coordinator", "status").stdout
     assert machine.run("coordinator", "coordinator", "invite", "north").stdout.startswith("wr1.")
     assert "north" in machine.run("coordinator", "status").stdout
+
+
+def test_the_coordinator_trains_what_is_deployed_when_it_is_due(machine: Machine, tmp_path: Path) -> None:
+    write_films(tmp_path)
+    study = write_study(tmp_path)
+    deployed = machine.run("coordinator", "deploy", str(study), "--cron", "0 2 29 2 *")
+    assert "is trained at 0 2 29 2 * (UTC)" in deployed.stdout, deployed.stdout + deployed.stderr
+    prefect = machine.here("http://127.0.0.1:4200/api")
+    found = posted(f"{prefect}/deployments/filter", {"deployments": {"name": {"any_": ["tiny"]}}})
+    run = posted(f"{prefect}/deployments/{found[0]['id']}/create_flow_run", {})  # as if it were that hour
+
+    def state() -> dict[str, Any]:
+        found = posted(f"{prefect}/flow_runs/filter", {"flow_runs": {"id": {"any_": [run["id"]]}}})
+        return dict(found[0]["state"])
+
+    eventually(lambda: state()["type"] == "FAILED")
+    assert "no hospital is enrolled" in state()["message"]  # as the training's command says it
+
+
+def test_the_coordinator_is_not_healthy_when_prefect_has_long_told_it_nothing(machine: Machine) -> None:
+    assert machine.healthy("coordinator")
+    machine.stop("coordinator")
+    os.utime(machine.folder / HEARTBEAT, (0, 0))
+    assert not machine.healthy("coordinator")
+    machine.start("coordinator")
+    machine.wait_healthy("coordinator")
 
 
 def test_what_ends_by_itself_may_run_again(machine: Machine) -> None:
