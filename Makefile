@@ -36,7 +36,7 @@ check: $(DEV)  ## Format, lint, types, floors.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(DEV)  ## Measure against a plain PyTorch loop and print ratios.
+bench: $(DEV)  ## Measure against a plain PyTorch loop, and a federation; `make bench ARGS=federation` for a part.
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $(ARGS)
 
 clean:  ## Remove the environment, caches and build outputs; recorded trainings stay.
