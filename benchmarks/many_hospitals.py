@@ -8,6 +8,7 @@ which lets them take part, and the others only stay connected: the result says s
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,13 +20,14 @@ from benchmarks.tables import Cell, markdown_table, megabytes
 from components.files import write_whole
 from components.gateway.client import GatewayClient
 from components.governance.identity_files import SiteFolder
-from flows.coordinator import FILE, read_coordinator
+from flows.coordinator import FILE, open_side, read_coordinator
 from flows.local_record import federation_folder
 
 HOSPITALS = 64
 MILLIONS = 0.01
 MOST_S = 5.0
 FIRST = 3  # hospitals whose warm processes tell how many fit
+CONNECTED_WITHIN_S = 600.0
 KEPT_BACK = 3e9  # bytes that the coordinator's training and the page cache keep
 
 
@@ -66,6 +68,7 @@ def measure(work: Path, *, rounds: int = 10, hospitals: int = HOSPITALS, databas
     chosen = "sqlite" if database == "sqlite" else "postgresql"
     study = federated(hospitals, MILLIONS, work, rounds=WARM_UP + rounds)
     with loopback(study, work, chosen) as up:
+        wait_connected(up.home)
         idle = memory_by_kind(up.home)
         room = available_bytes() - KEPT_BACK
         let_in(up.home, FIRST)
@@ -80,6 +83,19 @@ def measure(work: Path, *, rounds: int = 10, hospitals: int = HOSPITALS, databas
             trained.finished.peak_bytes, trained.finished.load,
         )  # fmt: skip
         return report(found, idle, memory_by_kind(up.home))
+
+
+def wait_connected(home: Path) -> None:
+    """Wait until the gateway has heard of every hospital: by then each has imported what it works with.
+
+    Raises:
+        TimeoutError: If one does not come.
+    """
+    sites, deadline = open_side(federation_folder(home)).sites, time.monotonic() + CONNECTED_WITHIN_S
+    while silent := [site.name for site in sites.list() if site.last_seen is None]:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not heard of within {CONNECTED_WITHIN_S:.0f} s: {', '.join(silent)}")
+        time.sleep(0.5)
 
 
 def let_in(home: Path, count: int) -> None:

@@ -59,5 +59,6 @@ def write_page(names: Sequence[str], folder: Path, page: Path = DOCS) -> None:
     sections = [
         (folder / f"{name}.md").read_text(encoding="utf-8") for name in names if (folder / f"{name}.md").exists()
     ]
-    head = f"# Benchmarks\n\n`make bench` measures them anew. Measured on {machine()}.\n"
+    how = "`make bench` measures them anew, `make bench ARGS=NAME` a part of them."
+    head = f"# Benchmarks\n\n{how} Measured on {machine()}.\n"
     page.write_text("\n".join([head, *sections]), encoding="utf-8")
