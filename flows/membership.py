@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from uuid import UUID
 
@@ -21,7 +21,7 @@ from flows.remote import RemoteDispatcher
 LOOK_EVERY_S = 0.1
 LOOK_AT_SITES_EVERY_S = 1.0
 LONG_SILENT_S = 15.0  # before the first round, a site not heard of for so long is not waited for if others are enough
-ASK_AGAIN_S = 60.0  # a site that was not ready, or could not be asked
+ASK_AGAIN_S = 120.0  # a site that was not ready: its data may be mended
 
 
 class Membership:
@@ -69,15 +69,14 @@ class Membership:
                 (watcher.waiting if self._all_silent() else watcher.phase)(waiting)
             time.sleep(LOOK_EVERY_S)
             self._look()
-        return {name: self._found.get(name) or self._away(name) for name in sorted(self._asked)}
+        return {name: self._found.get(name) or self._away(name) for name in sorted(self._expected())}
 
-    def changes(self) -> list[Preparation]:
+    def changes(self, known: Sequence[str]) -> list[Preparation]:
         """See `flows.session.Hospitals`."""
-        before = {name for name, found in self._found.items() if found.ready}
         self._look(now=True)
         ready = {name for name, found in self._found.items() if found.ready}
-        gone = [self._gone(name) for name in sorted(before - ready)]
-        return gone + [self._found[name] for name in sorted(ready - before)]
+        gone = [self._gone(name) for name in sorted(set(known) - self._asked.keys())]
+        return gone + [self._found[name] for name in sorted(ready - set(known))]
 
     def begin_round(self, number: int, run: UUID) -> None:
         """See `flows.session.Hospitals`."""
@@ -109,12 +108,16 @@ class Membership:
         """See who is a member, ask those who were not asked, and take what they found."""
         self._read_sites(now=now)
         members = {name for name, site in self._sites.items() if self._is_member(site)}
-        for name in sorted(members - self._asked.keys()):
-            if time.monotonic() >= self._again_at.get(name, -math.inf):
+        for name in sorted(members):
+            again = name in self._again_at and time.monotonic() >= self._again_at[name]
+            if name not in self._asked or again:
                 self._asked[name] = self._dispatcher.prepare(name)
+                self._found.pop(name, None)
+                self._again_at.pop(name, None)
         for name in sorted(self._asked.keys() - members):
             del self._asked[name]
             self._found.pop(name, None)
+            self._again_at.pop(name, None)
         for name, asked in list(self._asked.items()):
             if asked.done() and name not in self._found:
                 self._take(name, asked)
@@ -181,10 +184,16 @@ class Membership:
 
     def _needed(self) -> int:
         quorum = self._study.rounds.quorum
-        return quorum if isinstance(quorum, int) else quorum_of(self._study, len(self._asked))
+        return quorum if isinstance(quorum, int) else quorum_of(self._study, len(self._expected()))
+
+    def _expected(self) -> set[str]:
+        """Return the sites that should take part, whether or not they can: a part of them is a part of all of these."""
+        enrolled = {name for name, site in self._sites.items() if site.active}
+        return enrolled if self._named is None else enrolled & self._named
 
     def _away(self, name: str) -> Preparation:
-        return Preparation(site=name, ready=False, reason="away when the training began")
+        reason = "away when the training began" if name in self._asked else "its doctor has not passed"
+        return Preparation(site=name, ready=False, reason=reason)
 
     def _gone(self, name: str) -> Preparation:
         site = self._sites.get(name)

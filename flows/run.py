@@ -208,7 +208,7 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
     about = {"initial": initial.model_dump(mode="json"), "preparations": _plain(preparations)}
     ledger = None if fresh else unfinished(trainings(parts.journal.entries), study.digest)
     if ledger is not None:
-        _require_same_start(ledger, about)
+        _require_same_start(ledger, preparations, initial, hospitals=parts.hospitals is not None)
         parts.journal.append("training_resumed", training=ledger.training, code_version=code_version())
         return ledger
     training = f"{study.study}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
@@ -217,12 +217,28 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
     return started({**what, "code_version": code_version()})
 
 
-def _require_same_start(ledger: TrainingLedger, about: Mapping[str, Any]) -> None:
-    """Refuse to resume on other data or another first model than the training began with."""
+def changed_data(ledger: TrainingLedger, now: Mapping[str, Preparation], *, hospitals: bool) -> list[str]:
+    """Return the sites whose data are not those a training began with, in order.
+
+    Args:
+        ledger: The training.
+        now: What the sites found now.
+        hospitals: Whether sites live on their own: one that is away, or has come since, has changed nothing.
+    """
     began = {site: found.data_digest for site, found in ledger.preparations.items()}
-    now = {site: found["data_digest"] for site, found in about["preparations"].items()}
-    changed = sorted(site for site in began.keys() | now.keys() if began.get(site) != now.get(site))
-    if changed or ledger.initial.weights_digest != about["initial"]["weights_digest"]:
+    found = {site: preparation.data_digest for site, preparation in now.items()}
+    changed = {site for site in began.keys() | found.keys() if began.get(site) != found.get(site)}
+    if hospitals:
+        changed = {site for site in changed if began.get(site) and found.get(site)}
+    return sorted(changed)
+
+
+def _require_same_start(
+    ledger: TrainingLedger, now: Mapping[str, Preparation], initial: InitialModel, *, hospitals: bool
+) -> None:
+    """Refuse to resume on other data or another first model than the training began with."""
+    changed = changed_data(ledger, now, hospitals=hospitals)
+    if changed or ledger.initial.weights_digest != initial.weights_digest:
         what = f"the data of {', '.join(changed)} changed" if changed else "the network's first weights changed"
         raise DataError(f"training {ledger.training} cannot be resumed: {what} since. Start anew with --fresh")
 

@@ -6,7 +6,7 @@ Flows take JSON; what cannot be JSON lives here and is found through `current_se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -67,8 +67,8 @@ class Hospitals(Protocol):
         """Have a site stop what it was ordered, and take no answer any more."""
         ...
 
-    def changes(self) -> list[Preparation]:
-        """Return what was found since the last call: sites that became ready, and sites that are no members now."""
+    def changes(self, known: Sequence[str]) -> list[Preparation]:
+        """Return which of the known sites are no members now, not ready, and which others are ready."""
         ...
 
 
@@ -259,11 +259,11 @@ class Session:
 
     def follow_membership(self) -> None:
         """Take in the sites that came, and let go those that went."""
-        for found in self.hospitals.changes() if self.hospitals is not None else []:
+        for found in self.hospitals.changes(self.sites) if self.hospitals is not None else []:
             if found.ready:
                 self.record("site_joined", site=found.site, preparation=found.model_dump(mode="json"))
                 self.recorder.add_site(self, found)
-            elif found.site in self.sites:
+            else:
                 self.record("site_left", site=found.site, reason=found.reason)
 
     def hospitals_said(self, number: int, text: str) -> None:
