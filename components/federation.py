@@ -129,6 +129,7 @@ def receive(
     *,
     left_out: Iterable[str] = (),
     most_samples: float | None = None,
+    max_change: float | None = None,
 ) -> Answer:
     """Check a site's answer to a training order, and the update it put into its slot.
 
@@ -139,6 +140,7 @@ def receive(
         store: The exchange.
         left_out: Entries that stay at the sites (personal ones).
         most_samples: Largest weight that is believed: the items the site said it has.
+        max_change: Largest L2 norm of the change of the trained entries; None sets no limit.
 
     Returns:
         The answer, now trustworthy.
@@ -150,7 +152,9 @@ def receive(
     if answer.update is None:
         raise RefusedError(f"{answer.site} answered 'done' without an update")
     expected = expected_entries(state.weights, left_out)
-    verify_update(store.get_update(slot_of(order.plan, order.site), answer.update), expected)
+    base = {name: state.weights[name] for name in expected.keys() - state.statistics} if max_change else None
+    update = store.get_update(slot_of(order.plan, order.site), answer.update)
+    verify_update(update, expected, base=base, most_change=max_change)
     return answer
 
 

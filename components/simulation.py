@@ -93,8 +93,12 @@ def simulate(
         orders = {site: training_order(plan, site) for site in plan.roster}
         futures = {site: dispatcher.submit(order) for site, order in orders.items()}
         answers = {
-            site: receive(orders[site], futures[site].result(), state, store, left_out=left_out) for site in futures
-        }
+            site: receive(
+                orders[site], futures[site].result(), state, store,
+                left_out=left_out, max_change=study.rounds.max_change,
+            )
+            for site in futures
+        }  # fmt: skip
         state = strategy.aggregate(state, updates_of(plan, answers, store))
         ref = save_state(store, state)
         checks = {site: dispatcher.submit(evaluation_order(plan, site, ref.weights)) for site in sites}

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+from components.checks import change_norm, verify_finite
 from components.data.site_data import SiteData, open_site_data
 from components.dispatch import InitialModel, Preparation, Progress, SiteSetting
 from components.errors import DataError, RefusedError, WardRoundError, fit_to_leave
@@ -166,6 +167,7 @@ class SiteRuntime:
         trained = time.perf_counter()
         failpoint("site.trained")
         weights = self._keep_personal(order, module, result)
+        self._require_sound(order, module, weights)
         written = self._store.put_update(_slot(order), weights)
         answer = Answer(
             kind="train",
@@ -220,6 +222,21 @@ class SiteRuntime:
             seed=derive_seed(study.seed, "train", order.site, order.plan.round),
             proximal_weight=float(order.plan.instructions.get("proximal_weight", 0.0)),
         )
+
+    def _require_sound(self, order: Order, module: LightningModule, weights: Weights) -> None:
+        """Refuse to submit what no coordinator would take, before anything of it leaves.
+
+        Raises:
+            RefusedError: If a value is not finite, or the trained entries changed more than the study allows.
+        """
+        verify_finite(weights)
+        most = self.setting.study.rounds.max_change
+        if most is None:
+            return
+        trained = {name: weights[name] for name in exchanged_entries(module).parameters if name in weights}
+        norm = change_norm(trained, self._store.get(order.weights_digest))
+        if norm > most:
+            raise RefusedError(f"training changed the weights by a norm of {norm:.6g}, rounds.max_change is {most:g}")
 
     def _keep_personal(self, order: Order, module: LightningModule, result: SiteResult) -> Weights:
         """Set aside what stays at the site; return what may be submitted."""

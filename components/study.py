@@ -287,6 +287,8 @@ class Rounds(Section):
             quorum holds. A federation learns shorter ones for each site (`components.deadlines`).
         late: What becomes of an update that arrives after its round was closed: ``drop``, or ``discount``, which
             uses it in the next round, with its weight divided by the square root of 1 + the rounds it is late.
+        max_change: Largest L2 norm of what one update may change of the trained weights; null sets no limit. Checked
+            at the site before anything leaves it, and again on arrival.
         selection: Which sites are asked.
     """
 
@@ -296,6 +298,7 @@ class Rounds(Section):
     required: list[Name] = Field(default_factory=list)
     deadline_s: Annotated[float, Field(gt=0)] = 3600.0
     late: Literal["drop", "discount"] = "drop"
+    max_change: Annotated[float, Field(gt=0)] | None = None
     selection: Selection = Selection()
 
 
@@ -347,10 +350,13 @@ class Evaluation(Section):
         bins: Resolution of the pooled score histograms: scores are told apart to 1/bins.
         compare: What the final model is compared with, on each site's test items: ``local`` (each site
             alone) and ``pooled`` (all items in one place; in simulations only).
+        champion: Which best version may become champion: ``any``, or ``full_roster``, one whose round had an update
+            of every site it asked.
     """
 
     bins: Annotated[int, Field(ge=10, le=10_000)] = 1000
     compare: list[Literal["local", "pooled"]] = Field(default_factory=list)
+    champion: Literal["any", "full_roster"] = "any"
 
 
 class Study(Section):

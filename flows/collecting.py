@@ -148,6 +148,7 @@ class Collection:
         receive(
             training_order(plan, site), answer, self._state, session.store,
             left_out=session.left_out, most_samples=found.usable if found else None,
+            max_change=session.study.rounds.max_change,
         )  # fmt: skip
 
     def _note_received(self, site: str, answer: Answer) -> None:

@@ -35,7 +35,11 @@ def conclude(session: Session, tracker: Tracker, registry: Registry) -> dict[str
     version = registry.get(name, best.version or 0)
     results = test_results(session.study, session.ledger, session.folder)
     metric = f"validation/{session.metric}"
-    champion = move_champion(registry, name, training=session.training, metric=metric, mode=session.mode)
+    missing = sorted(best.missing) if session.study.evaluate.champion == "full_roster" else []
+    objection = f"it was made without {', '.join(missing)}, and evaluate.champion is full_roster" if missing else ""
+    champion = move_champion(
+        registry, name, training=session.training, metric=metric, mode=session.mode, objection=objection
+    )
     _log_tests(session, tracker, registry, version=version, results=results)
     tested = tested_evaluation(session)
     figures = training_figures(session, results, tested)

@@ -48,6 +48,7 @@ class CoordinatorConfig(Record):
         database: The gateway's database: ``sqlite:///FILE`` or ``postgresql://...``.
         prefect_url: Address of Prefect's API, inside.
         require_ready: Whether only hospitals take part whose doctor has passed.
+        keep_sealed: Whether sealed updates and envelopes stay after they were taken, as evidence; by default they go.
         mlflow_url: Address of MLflow's server, inside; empty for the database of the home that trains.
     """
 
@@ -56,6 +57,7 @@ class CoordinatorConfig(Record):
     database: str
     prefect_url: str
     require_ready: bool = True
+    keep_sealed: bool = False
     mlflow_url: str = ""
 
 
@@ -69,6 +71,7 @@ class CoordinatorSide:
         sites: The sites, as the gateway knows them.
         grants: What the gateway lets them do.
         folder: The coordinator's folder.
+        keep_sealed: Whether sealed updates stay after they were taken.
     """
 
     federation: str
@@ -76,6 +79,7 @@ class CoordinatorSide:
     sites: Sites
     grants: Grants
     folder: Path
+    keep_sealed: bool = False
 
     @property
     def exchange(self) -> Path:
@@ -224,6 +228,7 @@ def open_side(folder: Path) -> CoordinatorSide:
         sites=Sites(database),
         grants=Grants(database),
         folder=folder,
+        keep_sealed=config.keep_sealed,
     )
 
 

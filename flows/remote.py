@@ -208,7 +208,8 @@ class RemoteDispatcher:
             _fail(item.future, error)
             return
         self._settle(item)
-        self._side.sealed.discard(item.slot)  # what it held is in the store, or in the journal
+        if not self._side.keep_sealed:
+            self._side.sealed.discard(item.slot)  # what it held is in the store, or in the journal
         if not item.future.cancelled():
             item.future.set_result(result)
 

@@ -100,7 +100,9 @@ def move_best(registry: Registry, candidate: RegisteredVersion, *, metric: str, 
     return AliasDecision(incumbent.version if incumbent else None, moved=False, reason=reason)
 
 
-def move_champion(registry: Registry, name: str, *, training: str, metric: str, mode: Mode) -> AliasDecision:
+def move_champion(
+    registry: Registry, name: str, *, training: str, metric: str, mode: Mode, objection: str = ""
+) -> AliasDecision:
     """Move ``champion`` at the end of a training, if its best version has earned it; may be repeated.
 
     Args:
@@ -109,6 +111,7 @@ def move_champion(registry: Registry, name: str, *, training: str, metric: str, 
         training: The training that ended.
         metric: Whose value counts.
         mode: Which direction is better.
+        objection: Why the version may not become champion, whatever its metric; empty if it may.
 
     Returns:
         Who is champion now, and why. The reason is also kept as a tag of the best version.
@@ -121,6 +124,8 @@ def move_champion(registry: Registry, name: str, *, training: str, metric: str, 
         raise ServiceError(f"training {training} has no version that carries {name}@{BEST}; register its rounds first")
     incumbent = registry.get_alias(name, CHAMPION)
     moves, reason = decide_champion(candidate, incumbent, metric=metric, mode=mode)
+    if moves and objection:
+        moves, reason = False, objection
     if moves:
         registry.set_alias(name, CHAMPION, candidate.version)
     elif incumbent is not None and incumbent.version == candidate.version:

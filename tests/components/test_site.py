@@ -14,6 +14,7 @@ from components.exchange.store import FolderStore
 from components.rounds import Order, RoundPlan
 from components.site import SiteRuntime, initialise
 from components.site_source import SiteSource, SourcePart
+from components.study import Study
 from components.training.local import train_site
 from components.weights import digest as weights_digest
 from flows.build import build_module
@@ -26,20 +27,20 @@ MARK = "ward-7-Smith"  # part of every path of the site
 class Ward:
     """A site in folders whose names must not leave it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, study: Study = STUDY) -> None:
         self.folder = folder / MARK
         self.folder.mkdir()
         part = SourcePart(site="north", kind="npz", path=str(write_films(self.folder)))
         setting = SiteSetting(
-            study=STUDY, source=SiteSource(name="north", parts=[part]),
+            study=study, source=SiteSource(name="north", parts=[part]),
             state=str(self.folder / "state"), store=str(self.folder / "store"),
         )  # fmt: skip
-        self.module = build_module(STUDY)
+        self.study, self.module = study, build_module(study)
         self.site = SiteRuntime(setting, lambda: self.module)
 
     def order(self, digest: str, **changes: Any) -> Order:
         plan = RoundPlan(
-            study=STUDY.study, study_digest=STUDY.digest, training="t", round=1, base_digest=digest,
+            study=self.study.study, study_digest=self.study.digest, training="t", round=1, base_digest=digest,
             roster=["north"], quorum=1, deadline_s=60.0,
         )  # fmt: skip
         fields = {"kind": "train", "site": "north", "plan": plan, "weights_digest": digest, "nonce": "n", **changes}
@@ -84,6 +85,18 @@ def test_an_order_that_is_refused_says_why(ward: Ward) -> None:
     answer = ward.site.answer(ward.order(digest, site="south"))
     assert (answer.status, answer.reason) == ("refused", "the order is for south, this is north")
     assert ward.site.answer(ward.order(digest)).status == "done"
+
+
+def test_an_update_that_changes_too_much_never_leaves(tmp_path: Path) -> None:
+    for most, status in ((1e-6, "refused"), (1e6, "done")):
+        folder = tmp_path / status
+        folder.mkdir()
+        ward = Ward(folder, tiny_study(rounds={"max_change": most}))
+        digest = initialise(ward.study, FolderStore(ward.folder / "store"), ward.module).weights_digest
+        answer = ward.site.answer(ward.order(digest))
+        ward.site.close()
+        assert (answer.status, answer.update is None) == (status, status == "refused")
+        assert ("rounds.max_change is 1e-06" in answer.reason) == (status == "refused")
 
 
 def behave_like_a_small_gpu(module: Any, room: int, *, calls: int = 0) -> list[int]:

@@ -293,6 +293,17 @@ async def test_a_late_update_that_never_comes_is_let_go_and_recorded(tmp_path: P
 
 
 @in_loop
+async def test_an_update_that_changed_too_much_is_refused_on_arrival_too(tmp_path: Path) -> None:
+    training = Training(tmp_path, federated=False, quorum=2, max_change=5.0)
+    collection = training.open()
+    for site, value in zip(SITES, (2.0, 4.0, 7.0), strict=True):  # the round starts from 1
+        training.ward.deliver(site, value)
+    await collect(collection)
+    assert training.session.ledger.rounds[1].took_part == ["east", "north"]
+    assert "norm 6" in training.session.ledger.rounds[1].missing["west"]
+
+
+@in_loop
 async def test_a_deadline_is_learned_from_what_a_site_took_and_never_beyond_the_study_s(tmp_path: Path) -> None:
     training = Training(tmp_path, deadline_s=400)
     assert training.session.deadline_s("east", 400) == 400

@@ -84,6 +84,19 @@ def test_deciding_again_changes_nothing(
     assert registry.get(study.study, 1).tags["wardround.champion"] == "yes: there was no champion yet"
 
 
+def test_a_version_that_may_not_become_champion_says_why(
+    open_tracker: Callable[[], Tracker], registry: Registry, release: Callable[..., Release], study: Study
+) -> None:
+    version_1 = registry.register(release(open_tracker(), 1))
+    move_best(registry, version_1, metric="auroc", mode="max")
+    decision = move_champion(
+        registry, study.study, training="first", metric="auroc", mode="max", objection="it was made without west"
+    )
+    assert (decision.moved, decision.version) == (False, None)
+    assert registry.get_alias(study.study, "champion") is None
+    assert registry.get(study.study, 1).tags["wardround.champion"] == "no: it was made without west"
+
+
 def test_a_training_without_versions_has_no_champion(registry: Registry) -> None:
     with pytest.raises(ServiceError, match="register its rounds first"):
         move_champion(registry, "study", training="first", metric="auroc", mode="max")
