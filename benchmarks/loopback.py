@@ -119,7 +119,12 @@ def databases(wanted: str, work: Path) -> list[str]:
 def federated(sites: int, millions: float, work: Path, *, rounds: int) -> Study:
     """Return a study with so many hospitals, parameters and rounds; each takes one step on four small images."""
     study = study_of(sites, millions, write_items(sites, work / "items.npz"))
-    return study.model_copy(update={"rounds": study.rounds.model_copy(update={"max": rounds})})
+    return with_rounds(study, max=rounds)
+
+
+def with_rounds(study: Study, **changes: int) -> Study:
+    """Return a study with other settings of its rounds."""
+    return study.model_copy(update={"rounds": study.rounds.model_copy(update=changes)})
 
 
 def read_trained(home: Path, study: Study, done: Finished) -> Trained:

@@ -1,6 +1,6 @@
 """Many hospitals at one coordinator: seconds a round, and what their processes hold.
 
-Every hospital is a worker process. A hospital that trains has warm processes beside it, which import torch; where
+Every hospital is a worker process. A hospital that trains has a warm process beside it, which imports torch; where
 those of all hospitals do not fit into the machine's memory, only as many hospitals as do have passed their doctor,
 which lets them take part, and the others only stay connected: the result says so.
 """
@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from benchmarks.loopback import WARM_UP, RoundTime, federated, loopback
+from benchmarks.loopback import WARM_UP, RoundTime, federated, loopback, with_rounds
 from benchmarks.processes import WARM, WORKER, Memory, available_bytes, memory_by_kind, middle, shares
 from benchmarks.results import Part
 from benchmarks.tables import Cell, markdown_table, megabytes
@@ -72,12 +72,12 @@ def measure(work: Path, *, rounds: int = 10, hospitals: int = HOSPITALS, databas
         idle = memory_by_kind(up.home)
         room = available_bytes() - KEPT_BACK
         let_in(up.home, FIRST)
-        up.train(study.model_copy(update={"rounds": study.rounds.model_copy(update={"max": 1})}))
+        up.train(with_rounds(study, max=1, quorum=FIRST))
         some = memory_by_kind(up.home)
         each = (shares(some, WARM) + shares(some, WORKER) - shares(idle, WORKER)) / FIRST
         count = fitting(hospitals, room=room, each=each)
         let_in(up.home, count)
-        trained = up.train(study)
+        trained = up.train(with_rounds(study, quorum=count))
         found = Found(
             hospitals, len(trained.roster), chosen, up.up.seconds, trained.first_round_s, trained.rounds,
             trained.finished.peak_bytes, trained.finished.load,
@@ -145,9 +145,8 @@ def report(found: Found, idle: Mapping[str, Sequence[Memory]], after: Mapping[st
         f"{found.first_round_s:.0f} s while every hospital that trains imported torch. Medians of {len(whole)} rounds "
         f"after {WARM_UP}; load average at their start {found.load:.1f}.{some}",
         markdown_table(["measured", "median", "range", "asked", "holds"], asked),
-        "Resident memory counts what processes share in each of them; the shares add up. A hospital that trains has "
-        f"two warm processes, one forked from the other. `wardround train` held {megabytes(found.train_bytes)} at the "
-        "most.",
+        "Resident memory counts what processes share in each of them; the shares add up. `wardround train` held "
+        f"{megabytes(found.train_bytes)} at the most.",
         markdown_table(["process", "how many", "resident, each", "share, each", "shares, all"], rows),
     ])  # fmt: skip
     data = {

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import coordinator_memory, federated_rounds, many_hospitals
 from benchmarks.commands import Finished
-from benchmarks.loopback import WARM_UP, RoundTime, databases, federated, loopback, round_times
+from benchmarks.loopback import WARM_UP, RoundTime, databases, federated, loopback, round_times, with_rounds
 from benchmarks.processes import WARM, WORKER, Memory, kind_of, memory_by_kind, memory_of
 from components.dispatch import InitialModel
 from components.ledger import RoundLedger, TrainingLedger
@@ -109,14 +109,14 @@ def test_a_real_federation_is_measured_and_nothing_of_it_stays(tmp_path: Path) -
         many_hospitals.wait_connected(up.home)
         idle = memory_by_kind(up.home)
         many_hospitals.let_in(up.home, 2)
-        trained = up.train(study)
+        trained = up.train(with_rounds(study, quorum=2))
         after = memory_by_kind(up.home)
     assert isinstance(trained.finished, Finished)
     assert trained.roster == ["site-1", "site-2"]
     assert len(trained.rounds) == 1
     assert 0 < trained.rounds[0].training_s < trained.rounds[0].whole_s < trained.finished.seconds
     assert 0 < trained.first_round_s < trained.finished.seconds
-    assert (len(idle[WORKER]), WARM in idle, len(after[WORKER]), len(after[WARM])) == (3, False, 3, 4)
+    assert (len(idle[WORKER]), WARM in idle, len(after[WORKER]), len(after[WARM])) == (3, False, 3, 2)
     assert 60e6 < max(memory.resident for memory in idle[WORKER]) < min(memory.resident for memory in after[WARM])
     assert not (tmp_path / "home").exists()
     here = str(tmp_path).encode()
