@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -74,7 +75,10 @@ def server_environment(
         database: Address of its PostgreSQL database; None is a SQLite file in its folder.
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT") or name in _KEPT}
-    unused = () if federation else _UNUSED_SERVICES
+    unused: Sequence[str] = _UNUSED_SERVICES
+    if federation:
+        # On SQLite, a service that begins a second transaction inside of its first waits for itself for a minute.
+        unused = () if database else [service for service in _UNUSED_SERVICES if service != "SCHEDULER"]
     services = {f"PREFECT_SERVER_SERVICES_{service}_ENABLED": "false" for service in unused}
     return {
         **inherited,

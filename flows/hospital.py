@@ -33,7 +33,7 @@ from components.exchange.signed import claimed_order
 from components.exchange.signing import canonical
 from components.exchange.site_request import SiteRequest, claimed_call, parse_request
 from components.gateway.client import GatewayClient
-from components.gateway.records import Activity, WorkItem
+from components.gateway.records import Activity, SlotKey, WorkItem
 from components.gateway.transport import Route
 from components.governance.hospital_settings import read_settings
 from components.governance.identity_files import SiteFolder
@@ -105,6 +105,8 @@ class Hospital:
             wanted.add(key)
             if key not in self._works:
                 self._begin(key, self._answer(key, request))
+            elif self._works[key].done():  # asked anew, or its answer was on its way when the list was made
+                self._begin(key, self._answer_again(key, request, item.slot))
         for key in self._listed - wanted:
             work = self._works.get(key)
             if work is not None and not work.done():
@@ -173,6 +175,12 @@ class Hospital:
                 log.warning("nobody takes the answer that something was not done: %s", undelivered)
                 self._works.pop(key, None)
             raise
+
+    async def _answer_again(self, key: str, request: SiteRequest, slot: SlotKey) -> str:
+        """Do what was done before once more, if its answer is not there any more."""
+        if await self._outbox.is_delivered(slot):
+            return "delivered before"
+        return await self._answer(key, request)
 
     async def _do(self, request: SiteRequest) -> str:
         """Do what is asked and deliver it; of one study one thing at a time."""

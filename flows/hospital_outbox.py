@@ -9,13 +9,13 @@ from contextlib import suppress
 from pathlib import Path
 
 from components.dispatch import Preparation
-from components.errors import ServiceError
+from components.errors import RefusedError, ServiceError
 from components.exchange.sealing import SealedFile, seal_file
 from components.exchange.signed import UpdateEnvelope, sign_update, update_context
 from components.exchange.signing import Signed
 from components.exchange.site_request import Call, Prepared, sign_prepared
 from components.gateway.client import GatewayClient
-from components.gateway.records import SlotKey, slot_of_order
+from components.gateway.records import SlotKey, UploadStatus, slot_of_order
 from components.governance.identity_files import SiteKeys
 from components.rounds import Answer, Order
 
@@ -35,6 +35,13 @@ class Outbox:
     def __init__(self, folder: Path, client: GatewayClient, keys: SiteKeys) -> None:
         self._folder, self._client, self._keys = folder, client, keys
         self._lock = threading.Lock()  # work that was withdrawn may still be sending when the next has something
+
+    async def is_delivered(self, slot: SlotKey) -> bool:
+        """Return whether a slot is sealed, or takes nothing any more."""
+        try:
+            return (await asyncio.to_thread(self._status, slot)).submitted
+        except RefusedError:
+            return True
 
     async def deliver_preparation(self, call: Call, found: Preparation) -> None:
         """Sign what was found and bring it to the slot of the call."""
@@ -105,6 +112,10 @@ class Outbox:
             except ServiceError as error:
                 log.warning("an answer waits for the gateway: %s", error)
                 await asyncio.sleep(AGAIN_S)
+
+    def _status(self, slot: SlotKey) -> UploadStatus:
+        with self._lock:
+            return self._client.status(slot)
 
     def _send(self, slot: SlotKey, payload: Path | None, envelope: bytes) -> None:
         with self._lock:

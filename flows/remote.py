@@ -6,6 +6,7 @@ What counts is the envelope in an order's slot behind the gateway. Prefect shows
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from concurrent.futures import Future
@@ -17,7 +18,7 @@ from typing import Any
 from uuid import UUID
 
 from components.dispatch import Dispatcher, InitialModel, Preparation
-from components.errors import WardRoundError
+from components.errors import ServiceError, WardRoundError
 from components.exchange.sealing import open_file, sealed_size
 from components.exchange.signed import SignedOrder, SignedPlan, sign_order, sign_plan, update_context, verify_update
 from components.exchange.signing import Signed, read_signed
@@ -32,8 +33,10 @@ from flows.coordinator import CoordinatorSide
 from flows.site_runs import FLOWS, SiteRun, SiteRuns
 
 LOOK_EVERY_S = 0.02
+AGAIN_S = 1.0
 PUBLISHED = 4  # weights that hospitals may read at a time: of the round in work, and of the one before
 HEADER_BYTES = 1 << 20  # of an update, beyond the weights it began with
+log = logging.getLogger("wardround.coordinator")
 
 
 @dataclass
@@ -193,8 +196,13 @@ class RemoteDispatcher:
             with self._lock:
                 waiting = list(self._waiting.values())
             for item in waiting:
-                if not self._closed.is_set():
+                if self._closed.is_set():
+                    return
+                try:
                     self._take(item)
+                except Exception:  # the gateway's database may be away for a moment: looked at again
+                    log.exception("an answer of %s could not be taken", item.slot.site)
+                    self._closed.wait(AGAIN_S)
 
     def _take(self, item: _Waiting) -> None:
         """Take an answer if it is there."""
@@ -203,6 +211,8 @@ class RemoteDispatcher:
             if text is None:
                 return
             result = self._read(item, text)
+        except ServiceError:  # of the gateway's database: no fault of the site
+            raise
         except WardRoundError as error:
             self._settle(item)
             _fail(item.future, error)
@@ -234,9 +244,9 @@ class RemoteDispatcher:
 
     def _settle(self, item: _Waiting) -> None:
         """Wait for a piece of work no more, and close its slot."""
+        self._side.grants.close_slot(item.slot)
         with self._lock:
             self._waiting.pop(item.slot, None)
-        self._side.grants.close_slot(item.slot)
 
 
 def _run_name(item: _Waiting) -> str:

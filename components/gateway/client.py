@@ -178,7 +178,7 @@ class GatewayClient:
         """Bring a payload, from where it broke off; with `fresh`, from its beginning."""
         with storage_errors("read", payload), payload.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            status = self._status(slot)
+            status = self.status(slot)
             offset = 0 if fresh or status.bytes > size else status.bytes
             pauses = Pauses(self._route.patience_s)
             while offset < size and not status.submitted:
@@ -191,6 +191,10 @@ class GatewayClient:
                 found = answer.json()
                 status = UploadStatus(bytes=found["bytes"], submitted=found["submitted"])
                 offset = status.bytes
+
+    def status(self, slot: SlotKey) -> UploadStatus:
+        """Return how much of a payload is there."""
+        return _read(self._wire.send("GET", f"{_path(slot)}/upload"), UploadStatus)
 
     def close(self) -> None:
         """Close the connections."""
@@ -208,10 +212,6 @@ class GatewayClient:
         """Bring a part of a payload; where it does not fit, the answer says what is there."""
         path, query = f"{_path(slot)}/upload", {"offset": str(offset)}
         return self._wire.send("PUT", path, params=query, content=part, accept=(409,))
-
-    def _status(self, slot: SlotKey) -> UploadStatus:
-        """Return how much of a payload is there."""
-        return _read(self._wire.send("GET", f"{_path(slot)}/upload"), UploadStatus)
 
     def _submit(self, slot: SlotKey, envelope: bytes) -> httpx.Response:
         """Seal a slot."""

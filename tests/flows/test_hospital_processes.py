@@ -111,6 +111,23 @@ async def test_that_a_process_died_twice_is_answered_and_the_next_request_is_don
 
 
 @in_loop
+async def test_what_is_asked_anew_is_answered_anew(asked: Asked) -> None:
+    """As by a coordinator that was killed after it took the answer, and before it wrote it into its journal."""
+    asked.do("chest", "say")
+    request = asked.ask("chest")
+    asked.take()
+    first = await asked.answer()
+    slot = asked.calls[-1][0]
+    asked.take()  # it is not listed any more
+    SealedSlots(asked.gate.exchange / "sealed").discard(slot)
+    asked.gate.grants.open_slot(slot, max_bytes=1, request=request_text(request))
+    while not all(work.done() for work in asked.hospital._works.values()):
+        await asyncio.sleep(0.01)
+    asked.take()
+    assert (await asked.answer()).reason == first.reason
+
+
+@in_loop
 async def test_what_is_withdrawn_is_ended_and_another_study_goes_on(asked: Asked) -> None:
     asked.do("chest", "wait")
     asked.ask("chest")
