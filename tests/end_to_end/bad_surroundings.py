@@ -154,7 +154,7 @@ CASES = [
         "predict before anything was run",
         lambda b: ["predict", "--home", str(b.folder / "new"), "models:/tiny/1", *b.film()],
         7,
-        ["nothing is recorded in", "--home"],
+        ["Nothing is recorded in", "wardround demo"],
     ),
     Case("missing file", lambda b: ["predict", "models:/tiny@champion", "gone.dcm"], 3, [r"no such file: gone\.dcm"]),
     Case("text file", _text_file, 3, [r"case\.yaml: not a DICOM, NIfTI, PNG or JPEG file"]),

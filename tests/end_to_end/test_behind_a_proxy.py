@@ -110,7 +110,7 @@ def consortium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consortium]
         prefect = stack.enter_context(EmbeddedPrefect.start(folder / "home", ui=False))
         prefect.wait_ready()
         made.run("coordinator", "init", "--folder", str(made.coordinator), "--federation", "ward", "--name", HOST,
-                 "--port", str(port), "--prefect-url", prefect.api_url)  # fmt: skip
+                 "--port", str(port), "--prefect-url", prefect.api_url, "--no-compose")  # fmt: skip
         config = made.coordinator / "gateway.json"
         config.write_text(json.dumps({**json.loads(config.read_text()), "host": "127.0.0.1"}))
         trusts = made.coordinator / "secrets" / "ca.pem"

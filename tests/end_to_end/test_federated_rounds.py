@@ -91,7 +91,7 @@ def test_a_credential_that_is_renewed_in_mid_training_costs_no_round(ward: Loopb
 def test_a_hospital_that_is_revoked_leaves_and_one_that_enrols_joins_between_rounds(
     ward: Loopback, tmp_path: Path
 ) -> None:
-    study = change(ward, rounds={"max": 40, "quorum": 2}, local={"epochs": 50}, seed=13)
+    study, before = change(ward, rounds={"max": 40, "quorum": 2}, local={"epochs": 50}, seed=13), latest(ward)
     token = ward.run("coordinator", "invite", "site-4").stdout.strip()
     hospital = tmp_path / "site-4"
     hospital.mkdir(mode=0o700)
@@ -101,7 +101,7 @@ def test_a_hospital_that_is_revoked_leaves_and_one_that_enrols_joins_between_rou
         part["site"] = "site-4"
     (hospital / "hospital.yaml").write_text(yaml.safe_dump(settings))
     with ward.running("train", study, "--rounds", "40") as train:
-        ward.until(lambda: [e for e in ward.events("committed") if e.data["round"] >= 1])
+        ward.until(lambda: latest(ward) != before and ward.events("committed", training=latest(ward)))
         ward.run("coordinator", "revoke", "site-1")
         ward.run("hospital", "enroll", "--token", token, "--folder", str(hospital))
         joining = subprocess.Popen(

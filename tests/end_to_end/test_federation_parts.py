@@ -111,7 +111,7 @@ def federation(request: pytest.FixtureRequest) -> Iterator[Up]:
 
 def test_every_part_that_is_killed_comes_back(federation: Up) -> None:
     before = federation.parts()
-    names = {"Prefect", "MLflow", "gateway", "site-1", "site-2"}
+    names = {"Prefect", "MLflow", "gateway", "coordinator", "site-1", "site-2"}
     assert set(before) == names | ({"PostgreSQL"} if federation.database == "postgresql" else set())
     assert federation.answers()
     for mark in before.values():
@@ -153,7 +153,7 @@ def test_started_again_it_goes_on_with_the_same_databases(federation: Up) -> Non
     client = MlflowClient(federation.addresses.mlflow, federation.addresses.mlflow)
     assert len(client.search_model_versions(f"name='{STUDY}'")) == 1
     pools = httpx.post(f"{federation.addresses.prefect}/api/work_pools/filter", json={}, trust_env=False).json()
-    assert {pool["name"] for pool in pools} == {"site-1", "site-2"}
+    assert {pool["name"] for pool in pools} == {"site-1", "site-2", "coordinator"}
     said = wardround("status", home=federation.home).stdout
     assert said.count("enrolled") == 2
 

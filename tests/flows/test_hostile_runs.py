@@ -27,7 +27,7 @@ from prefect.workers.process import ProcessWorker
 
 from components.journal import Journal
 from components.journal import read as read_journal
-from flows.hospital_worker import EMPTY_TEMPLATE
+from flows.closed_worker import EMPTY_TEMPLATE
 from tests.flows.test_hospital_worker import (
     Ward,
     in_loop,

@@ -43,7 +43,7 @@ def ledger(store: FolderStore, name: str, *, seed: int, rounds: int, first: floa
 def session(store: FolderStore, own: TrainingLedger, **others: Any) -> Session:
     nothing: Any = None
     return Session(
-        study=tiny_study(), strategy=FedAvg(), ledger=own, folder=nothing, store=store, journal=nothing,
+        study=tiny_study(), strategy=FedAvg(), ledger=own, folder=store.root, store=store, journal=nothing,
         dispatcher=nothing, recorder=nothing, watcher=nothing, **others,
     )  # fmt: skip
 

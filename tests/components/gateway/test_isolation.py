@@ -97,7 +97,7 @@ def souths(gate: Gate, prefect: Prefect) -> Souths:
         assert client.get(f"/v1/objects/{DIGEST}").content == CONTENT
         assert REQUEST in client.get("/v1/work").text
         assert client.put(f"/v1/slots/{slot.folder}/upload", params={"offset": "0"}, content=HALF).is_success
-        client.post("/v1/heartbeat", json={"version": "1", "activity": {"state": "south's"}}).raise_for_status()
+        client.post("/v1/heartbeat", json={"version": "1", "activity": {"state": "train"}}).raise_for_status()
     names = ("training", "round", "attempt", "kind", "site")
     parts = {"digest": DIGEST, **dict(zip(names, slot.folder.parts, strict=True))}
     return Souths(gate, prefect, prefect.order("south"), parts)
