@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, urlsplit
@@ -36,6 +37,7 @@ from components.rounds import Name, Record
 if TYPE_CHECKING:
     from components.exchange.store import FolderStore
 
+OWN_NAME = "coordinator"  # of its pool in Prefect, and of the process that builds networks
 FILE, GATEWAY_FILE = "coordinator.json", "gateway.json"
 
 
@@ -237,8 +239,11 @@ def invite(folder: Path, site: str) -> str:
 
     Raises:
         StorageError: If the folder is not a coordinator's.
+        RefusedError: If the name is the coordinator's own.
         ValueError: If the name is not one.
     """
+    if site == OWN_NAME:
+        raise RefusedError(f"{OWN_NAME} is the coordinator's own name in Prefect: give the hospital another")
     config = read_coordinator(folder)
     side = open_side(folder)
     invitation = Invitation(
@@ -248,4 +253,9 @@ def invite(folder: Path, site: str) -> str:
 
 
 def _is_address(name: str) -> bool:
-    return name.replace(".", "").isdigit() or ":" in name
+    """Return whether a name is an IP address."""
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True

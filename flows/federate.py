@@ -14,7 +14,7 @@ from components.journal import Journal
 from components.site_source import SiteSource, SourcePart
 from components.study import Study
 from flows import home as homes
-from flows.coordinator import CoordinatorSide, open_side, read_coordinator
+from flows.coordinator import OWN_NAME, CoordinatorSide, open_side, read_coordinator
 from flows.dispatch import PoolDispatcher
 from flows.early import EarlyStart, spawn_site_process
 from flows.progress import Watcher
@@ -22,8 +22,6 @@ from flows.recorder import open_recorder
 from flows.run import Opening, Parts, TrainingOutcome, import_flows, train_with
 from flows.servers import check_reachable, prefect_environment
 from flows.signals import Interruptible
-
-COORDINATOR = "coordinator"  # name of the process that builds the network here; it has no data
 
 
 def run_federated(
@@ -51,7 +49,7 @@ def run_federated(
         url = config.prefect_url
         check_reachable(url, name="Prefect")
         prefect = prefect_environment(url, None, user=os.environ)
-        local = PoolDispatcher({COORDINATOR: _builder(study, folder, side)}, spawn_site_process(2), {COORDINATOR: 1})
+        local = PoolDispatcher({OWN_NAME: _builder(study, folder, side)}, spawn_site_process(2), {OWN_NAME: 1})
         stack.callback(local.close)
         recorder = stack.enter_context(open_recorder(study, home, config))
         import_flows(prefect)
@@ -92,8 +90,8 @@ def _require_federated(study: Study) -> None:
 
 def _builder(study: Study, folder: Path, side: CoordinatorSide) -> SiteSetting:
     """Return the setting of the process that builds and exports the network here; its data is never opened."""
-    part = SourcePart(site=COORDINATOR, kind="folder", path=str(folder / "none"))
-    source = SiteSource(name=COORDINATOR, parts=[part])
+    part = SourcePart(site=OWN_NAME, kind="folder", path=str(folder / "none"))
+    source = SiteSource(name=OWN_NAME, parts=[part])
     return SiteSetting(
         study=study, source=source, state=str(folder / "builder"), store=str(side.store(study.study).root)
     )

@@ -217,11 +217,11 @@ class RemoteDispatcher:
             self._settle(item)
             _fail(item.future, error)
             return
+        if not item.future.done():
+            item.future.set_result(result)  # the round goes on; the slot is tidied up beside it
         self._settle(item)
         if not self._side.keep_sealed:
             self._side.sealed.discard(item.slot)  # what it held is in the store, or in the journal
-        if not item.future.cancelled():
-            item.future.set_result(result)
 
     def _read(self, item: _Waiting, text: bytes) -> Any:
         """Return what a site delivered, verified; an update is opened into its place."""
@@ -244,7 +244,7 @@ class RemoteDispatcher:
 
     def _settle(self, item: _Waiting) -> None:
         """Wait for a piece of work no more, and close its slot."""
-        self._side.grants.close_slot(item.slot)
+        self._side.grants.close_slot(item.slot, wake=False)
         with self._lock:
             self._waiting.pop(item.slot, None)
 

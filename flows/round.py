@@ -168,13 +168,16 @@ async def evaluate_everywhere(session: Session, number: int, split: Split) -> tu
     Raises:
         QuorumError: If no site could evaluate, and nobody comes back who could.
     """
+    waited = False
     while True:
         answers, took_s, reasons = await _evaluate_once(session, number, split)
         if answers:
-            session.hospitals_said(number, "")
+            if waited:
+                session.hospitals_said(number, "")
             return await asyncio.to_thread(pool, session.study, answers), took_s
         if session.hospitals is None:
             raise QuorumError(f"no site could evaluate round {number}. {reasons_text(reasons)}")
+        waited = True
         session.hospitals_said(number, f"waiting for a site that can evaluate: {reasons_text(reasons)}")
         await session.wait_any(timeout_s=EVALUATE_AGAIN_S)
 

@@ -36,10 +36,11 @@ from components.rounds import NAME_PATTERN
 from components.study import Study
 from flows.cancellation import cancel_training
 from flows.closed_worker import ClosedWorker, EmptyConfiguration, ensure_pool
+from flows.coordinator import OWN_NAME
 from flows.health import HEARTBEAT
 from flows.withdrawal import withdraw_training
 
-POOL = TYPE = "coordinator"
+POOL = TYPE = OWN_NAME
 FLOW = "scheduled-training"
 LOOK_EVERY_S = 3.0  # whether somebody cancelled a run in Prefect
 TOLD_CHARACTERS = 2000

@@ -166,10 +166,13 @@ class SiteRuns:
         )  # fmt: skip
 
     async def _say(self, number: int, text: str) -> None:
-        run = self._runs_of_rounds.get(number)
-        if run is not None:
+        run, client = self._runs_of_rounds.get(number), await self._connected()
+        if run is None:
+            return
+        now = (await client.read_flow_run(run)).state
+        if now is None or not now.is_final():  # what has ended meanwhile stays as it ended
             state: State[None] = Running(name="WaitingForQuorum", message=text) if text else Running()
-            await (await self._connected()).set_flow_run_state(run, state, force=True)
+            await client.set_flow_run_state(run, state, force=True)
 
     async def _withdraw(self, keys: Sequence[str]) -> None:
         client = await self._connected()

@@ -83,12 +83,18 @@ class Grants:
             for row in rows
         ]
 
-    def close_slot(self, slot: SlotKey) -> None:
-        """Take nothing more into a slot; a site that is still at work for it is woken, to stop."""
+    def close_slot(self, slot: SlotKey, *, wake: bool = True) -> None:
+        """Take nothing more into a slot.
+
+        Args:
+            slot: The slot.
+            wake: Whether its site is woken, to stop what it does for it; not where it has delivered.
+        """
 
         def change(connection: Connection) -> None:
             connection.execute(update(slot_grants).where(_is(slot)).values(open=False, request=None))
-            _ring(connection, slot.site, "work")
+            if wake:
+                _ring(connection, slot.site, "work")
 
         self._change(change)
 

@@ -135,6 +135,8 @@ def test_prefect_shows_a_pool_and_the_runs_of_each_hospital(federation: Federati
     assert names <= set(runs)
     assert {runs[name]["state"]["type"] for name in names} == {"COMPLETED"}
     assert all(runs[name]["parent_task_run_id"] for name in names)
+    rounds = {run["state"]["type"] for name, run in runs.items() if name.startswith("round ")}
+    assert rounds == {"COMPLETED"}
 
 
 def test_status_lists_the_hospitals_and_train_again_makes_new_versions(federation: Federation) -> None:

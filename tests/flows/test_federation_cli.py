@@ -43,7 +43,9 @@ def test_mistakes_get_one_message_that_says_what_to_do(wardround: Run, tmp_path:
     wardround(*INIT, "--folder", str(tmp_path / "c"))
     nobody = wardround("coordinator", "revoke", "south", "--folder", str(tmp_path / "c"))
     nowhere = wardround("status", "--folder", str(tmp_path / "none"))
+    own = wardround("coordinator", "invite", "coordinator", "--folder", str(tmp_path / "c"))
     assert (nobody.code, "wardround status lists them" in nobody.err) == (4, True)
+    assert (own.code, "give the hospital another" in " ".join(own.err.split())) == (4, True)
     assert (nowhere.code, "wardround coordinator init" in " ".join(nowhere.err.split())) == (6, True)
     assert "nothing was up" in wardround("down").out
 
