@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,9 +130,14 @@ def test_prefect_shows_a_pool_and_the_runs_of_each_hospital(federation: Federati
     with serve_prefect(federation.home) as prefect:
         assert isinstance(prefect, PrefectRecords)
         pools = {pool["name"]: pool["type"] for pool in prefect.find("work_pools")}
-        runs = {run["name"]: run for run in prefect.find("flow_runs")}
+        names = {f"train at {site}, round {number}" for site in SITES for number in range(1, ROUNDS + 1)}
+        end = time.monotonic() + 60  # the runs follow the work, which does not wait for them
+        while True:
+            runs = {run["name"]: run for run in prefect.find("flow_runs")}
+            if time.monotonic() > end or {runs[name]["state"]["type"] for name in names & set(runs)} == {"COMPLETED"}:
+                break
+            time.sleep(0.2)
     assert {pools[site] for site in SITES} == {"hospital"}
-    names = {f"train at {site}, round {number}" for site in SITES for number in range(1, ROUNDS + 1)}
     assert names <= set(runs)
     assert {runs[name]["state"]["type"] for name in names} == {"COMPLETED"}
     assert all(runs[name]["parent_task_run_id"] for name in names)
