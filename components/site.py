@@ -236,7 +236,7 @@ class SiteRuntime:
         trained = {name: weights[name] for name in exchanged_entries(module).parameters if name in weights}
         norm = change_norm(trained, self._store.get(order.weights_digest))
         if norm > most:
-            raise RefusedError(f"training changed the weights by a norm of {norm:.6g}, rounds.max_change is {most:g}")
+            raise RefusedError(f"training changed the weights by a norm of {norm:.6g}; the study allows {most:g}")
 
     def _keep_personal(self, order: Order, module: LightningModule, result: SiteResult) -> Weights:
         """Set aside what stays at the site; return what may be submitted."""

@@ -52,6 +52,7 @@ class Collection:
         self._unanswered: set[str] = set()
         self._changed, self._closed = asyncio.Event(), asyncio.Event()
         self._said = ""
+        self._broken: Exception | None = None
         for site in self.sites:
             self._ask(site)
 
@@ -67,6 +68,17 @@ class Collection:
             SiteError: If the round closed without it.
             InterruptedTrainingError: If the operator stopped the training.
         """
+        try:
+            return await self._follow(site)
+        except SiteError:
+            raise
+        except Exception as error:  # of our own, such as a full disk: nobody needs to be waited for any more
+            self._broken = error
+            self._changed.set()
+            raise
+
+    async def _follow(self, site: str) -> Answer:
+        """See `follow`."""
         reason = ""
         while True:
             answer = self._answers[site]
@@ -100,6 +112,8 @@ class Collection:
         """
         try:
             while (left_s := self._seconds_left()) > 0:
+                if self._broken is not None:
+                    raise self._broken
                 self._changed.clear()
                 await self._session.wait_any(self._changed.wait(), timeout_s=min(left_s, LOOK_EVERY_S))
         finally:

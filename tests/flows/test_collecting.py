@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from components.dispatch import InitialModel, Preparation
-from components.errors import QuorumError, SiteError
+from components.errors import QuorumError, SiteError, StorageError
 from components.exchange.store import FolderStore
 from components.federation import plan_round, slot_of, updates_of
 from components.journal import Journal
@@ -301,6 +301,22 @@ async def test_an_update_that_changed_too_much_is_refused_on_arrival_too(tmp_pat
     await collect(collection)
     assert training.session.ledger.rounds[1].took_part == ["east", "north"]
     assert "norm 6" in training.session.ledger.rounds[1].missing["west"]
+
+
+@in_loop
+async def test_a_coordinator_that_cannot_write_ends_the_round_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    training = Training(tmp_path, federated=False, quorum=2, deadline_s=3600)
+    collection = training.open()
+
+    def full(event: str, **_: Any) -> None:
+        raise StorageError("the disk is full")
+
+    monkeypatch.setattr(training.session, "record", full)
+    training.ward.deliver("east", 1.0)
+    with pytest.raises(StorageError, match="the disk is full"):
+        await collect(collection)
 
 
 @in_loop
