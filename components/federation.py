@@ -18,19 +18,9 @@ from components.errors import RefusedError
 from components.evaluation.histograms import add_sums
 from components.evaluation.metrics import Estimate, estimate_metrics
 from components.exchange.store import FolderStore, Slot
-from components.rounds import Answer, Order, Record, RoundPlan, ScoreSums, ServerState, Split, Update
+from components.rounds import Answer, Order, RoundPlan, ScoreSums, ServerState, Split, StateRef, Update
 from components.strategies import Strategy
 from components.study import Study
-
-
-class StateRef(Record):
-    """A server state by the digests of its weights, as the journal keeps it."""
-
-    round: int
-    step: int
-    weights: str
-    statistics: list[str]
-    slots: dict[str, str]
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,7 @@ from typing import Any, Protocol
 
 from components.dispatch import InitialModel, Preparation
 from components.errors import StorageError
-from components.federation import StateRef
-from components.rounds import Answer, RoundPlan
+from components.rounds import Answer, RoundPlan, StateRef
 
 
 class Line(Protocol):

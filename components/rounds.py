@@ -78,6 +78,16 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class StateRef(Record):
+    """A server state by the digests of its weights, as the journal keeps it."""
+
+    round: int
+    step: int
+    weights: str
+    statistics: list[str]
+    slots: dict[str, str]
+
+
 class RoundPlan(Record):
     """What a round will do; written to the journal before anything is sent.
 

@@ -16,7 +16,6 @@ from components.errors import QuorumError
 from components.exchange.store import FolderStore
 from components.federation import (
     Evaluation,
-    StateRef,
     evaluation_order,
     first_state,
     plan_round,
@@ -26,7 +25,7 @@ from components.federation import (
     training_order,
     updates_of,
 )
-from components.rounds import RoundPlan, ServerState
+from components.rounds import RoundPlan, ServerState, StateRef
 from components.strategies import Strategy
 from components.study import Study
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 from components.gateway.tokens import read_token
+from flows.packages import with_packages
 from tests.command_line import Run
 
 DOCKER = ("coordinator", "init", "--federation", "chest", "--name", "gateway.example.org", "--port", "8443")
@@ -61,3 +65,13 @@ def test_for_docker_it_says_how_to_start_and_where_commands_run(wardround: Run, 
 def test_servers_of_one_s_own_are_not_for_the_compose_file(wardround: Run, tmp_path: Path) -> None:
     told = wardround(*DOCKER, "--prefect-url", "http://127.0.0.1:4300/api", "--folder", str(tmp_path / "c"))
     assert (told.code, "--no-compose" in told.err, (tmp_path / "c").exists()) == (2, True, False)
+
+
+def test_what_serves_schedules_and_shows_the_state_does_without_torch() -> None:
+    """It runs for years beside the servers: torch would be 200 MB, and two seconds of every ``status``."""
+    program = "import sys, flows.coordinator_process, flows.live; print('torch' in sys.modules)"
+    environment = with_packages(os.environ)
+    said = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert said.stdout.split() == ["False"]

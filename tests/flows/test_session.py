@@ -8,9 +8,9 @@ import torch
 
 from components.dispatch import InitialModel
 from components.exchange.store import FolderStore, Slot
-from components.federation import StateRef, plan_round
+from components.federation import plan_round
 from components.ledger import TrainingLedger, resumable
-from components.rounds import ServerState
+from components.rounds import ServerState, StateRef
 from components.strategies import FedAvg
 from flows.session import InterruptedTrainingError, Session
 from tests.references.tiny_study import tiny_study
