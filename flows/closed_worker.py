@@ -71,6 +71,11 @@ class ClosedWorker(BaseWorker[EmptyConfiguration, Any, RunResult], abc.ABC):
         """Return a template in which nothing can be set."""
         return EMPTY_TEMPLATE
 
+    async def kill_infrastructure(
+        self, infrastructure_pid: str, configuration: EmptyConfiguration, grace_seconds: int = 30
+    ) -> None:
+        """Do nothing: a run has no process of Prefect's; its work is ended through the gateway or its journal."""
+
     @abc.abstractmethod
     async def carry_out(self, flow_run: FlowRun) -> State[Any]:
         """Do what a run asks for, or refuse it; return the state it ends in."""

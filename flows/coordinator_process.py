@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 from pathlib import Path
 
 from prefect.client.orchestration import get_client
@@ -12,6 +11,7 @@ from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 
 from flows.closed_worker import ensure_pool
 from flows.scheduled import POOL, TYPE, CoordinatorWorker
+from flows.signals import until_told
 
 QUERY_EVERY_S = 2.0
 log = logging.getLogger("wardround.coordinator")
@@ -38,11 +38,4 @@ async def _until_told(home: Path, folder: Path) -> None:
         await ensure_pool(client, POOL, TYPE, "The coordinator, which trains deployed studies")
     worker = CoordinatorWorker(work_pool_name=POOL, name=POOL, create_pool_if_not_found=False)
     worker.home, worker.folder = home.absolute(), folder
-    working = asyncio.ensure_future(worker.start(printer=log.info))
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, working.cancel)
-    try:
-        await working
-    except asyncio.CancelledError:
-        log.info("told to end")
+    await until_told(worker.start(printer=log.info), log=log)

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from components.errors import WardRoundError
 from components.gateway.client import GatewayClient
@@ -26,6 +24,7 @@ from flows.hospital_client import connected
 from flows.hospital_route import read_route
 from flows.hospital_work import follow_work
 from flows.hospital_worker import HospitalWorker
+from flows.signals import until_told
 
 BEAT_EVERY_S = 5.0
 log = logging.getLogger("wardround.hospital")
@@ -58,23 +57,12 @@ def run_hospital(folder: Path) -> int:
     identity, route = SiteFolder(folder), read_route(folder)
     worker.work, worker.connect = hospital, partial(connected, identity, route)
     try:
-        asyncio.run(_until_told(worker, follow_work(identity, route, hospital.take)))
+        following = follow_work(identity, route, hospital.take)
+        asyncio.run(until_told(worker.start(printer=log.info), following, log=log))
     finally:
         ended.set()
         hospital.close()
     return 0
-
-
-async def _until_told(worker: HospitalWorker, following: Coroutine[Any, Any, None]) -> None:
-    """Run the worker, and follow the list of work, until SIGTERM or SIGINT; one that fails ends the other."""
-    loop = asyncio.get_running_loop()
-    both = asyncio.gather(worker.start(printer=log.info), following)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, both.cancel)
-    try:
-        await both
-    except asyncio.CancelledError:
-        log.info("told to end")
 
 
 def _beat(folder: Path, activity: Callable[[], Activity], ended: threading.Event) -> None:

@@ -27,7 +27,7 @@ from components.errors import RefusedError, WardRoundError, fit_to_leave
 from components.exchange.site_request import SiteRequest, read_request
 from components.governance.identity_files import SiteFolder
 from components.redaction import redact
-from flows.closed_worker import ClosedWorker, EmptyConfiguration
+from flows.closed_worker import ClosedWorker
 from flows.hospital_client import connected, patiently
 
 TYPE = "hospital"
@@ -113,11 +113,6 @@ class HospitalWorker(ClosedWorker):
     async def sync_with_backend(self) -> None:
         """See Prefect."""
         await patiently(super().sync_with_backend)
-
-    async def kill_infrastructure(
-        self, infrastructure_pid: str, configuration: EmptyConfiguration, grace_seconds: int = 30
-    ) -> None:
-        """Do nothing: a run has no process of its own; the site's work is ended through the gateway."""
 
     async def carry_out(self, flow_run: FlowRun) -> State[Any]:
         """Do the site's work, or refuse it; return the state the run ends in."""

@@ -35,7 +35,7 @@ from components.files import storage_errors, write_whole
 from components.rounds import NAME_PATTERN
 from components.study import Study
 from flows.cancellation import cancel_training
-from flows.closed_worker import ClosedWorker, EmptyConfiguration, ensure_pool
+from flows.closed_worker import ClosedWorker, ensure_pool
 from flows.coordinator import OWN_NAME
 from flows.health import HEARTBEAT
 from flows.withdrawal import withdraw_training
@@ -123,11 +123,6 @@ class CoordinatorWorker(ClosedWorker):
         if self._has_successfully_synced:
             (self.folder / HEARTBEAT).touch()
         return found
-
-    async def kill_infrastructure(
-        self, infrastructure_pid: str, configuration: EmptyConfiguration, grace_seconds: int = 30
-    ) -> None:
-        """Do nothing: a training is cancelled through its journal."""
 
     async def carry_out(self, flow_run: FlowRun) -> State[Any]:
         """Train the study of a run, or refuse it; return the state the run ends in."""

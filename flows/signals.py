@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import signal
 import threading
 from collections.abc import Callable, Coroutine
@@ -59,6 +60,18 @@ def run_stoppable(run: Callable[[], Coroutine[Any, Any, T]], stop: asyncio.Event
     with _FirstSignal(lambda: driven.call_soon(stop.set)):
         driven.start()
         return driven.done.result()
+
+
+async def until_told(*work: Coroutine[Any, Any, None], log: logging.Logger) -> None:
+    """Run work side by side until SIGTERM or SIGINT; a piece that fails ends the others."""
+    together = asyncio.gather(*work)
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, together.cancel)
+    try:
+        await together
+    except asyncio.CancelledError:
+        log.info("told to end")
 
 
 class _Driven(Generic[T]):
