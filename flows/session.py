@@ -81,7 +81,6 @@ class OpenRound:
     collection: Collection | None
     decided: asyncio.Future[None]
     started: float
-    evaluation: Evaluation | None = None
 
 
 @dataclass

@@ -92,11 +92,6 @@ class Gateway:
             await asyncio.sleep(_SWEEP_S)
 
 
-def make_app(settings: Settings, database: Database, prefect_routes: Sequence[PrefectRoute] = ()) -> Door:
-    """Return a gateway's ASGI application; see `Gateway`."""
-    return Gateway(settings, database, prefect_routes).app
-
-
 async def _keep_going(work: Callable[[], Awaitable[None]]) -> None:
     """Do something for ever; a database that is away for a while ends nothing."""
     while True:

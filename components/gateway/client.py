@@ -34,7 +34,6 @@ from components.gateway.records import (
     RenewRequest,
     SlotKey,
     UploadStatus,
-    Work,
     own_version,
 )
 from components.gateway.tokens import Invitation, read_token
@@ -122,10 +121,6 @@ class GatewayClient:
         """Say what the hospital found when it examined itself; passed, it is ready."""
         report = DoctorReport(passed=passed, version=own_version(), findings=dict(findings))
         return _read(self._wire.send("POST", "/v1/doctor", json=report.model_dump()), Health)
-
-    def work(self, rung: int) -> Work:
-        """Return what the site is asked for; the gateway holds the question until it was woken beyond `rung`."""
-        return _read(self._wire.send("GET", "/v1/work", params={"rung": str(rung)}), Work)
 
     def fetch_object(self, digest: str, target: Path, *, max_bytes: int = _OBJECT_BYTES) -> None:
         """Fetch an object; what was fetched before a break is not fetched again.
