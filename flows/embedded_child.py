@@ -20,6 +20,7 @@ import uvicorn
 LOOK_EVERY_S = 0.5
 END_WITHIN_S = 8.0
 NICE = 5  # a third of the weight of a process that trains
+NICE_SERVING = 10  # a tenth: what is served shows and records what has happened, and may lag behind
 
 
 class ChildServer(uvicorn.Server):
@@ -50,7 +51,7 @@ def begin(arguments: list[str]) -> tuple[socket.socket, Path]:
         arguments: Descriptors of the listening socket and of ``server.lock``, and the server's folder.
     """
     gc.disable()
-    _stand_back()
+    _stand_back(NICE)
     listener = socket.socket(fileno=int(arguments[0]))
     for descriptor in arguments[:2]:
         os.set_inheritable(int(descriptor), False)
@@ -64,18 +65,19 @@ def serve(app: Any, listener: socket.socket, before_shutdown: Callable[[], Await
     """Serve an ASGI application until SIGTERM or SIGINT."""
     gc.freeze()
     gc.enable()
+    _stand_back(NICE_SERVING)
     config = uvicorn.Config(app, log_level="warning", timeout_keep_alive=5, timeout_graceful_shutdown=2)
     ChildServer(config, before_shutdown).run(sockets=[listener])
 
 
-def _stand_back() -> None:
+def _stand_back(nice: int) -> None:
     """Leave the processor to those who train while there are too few for all.
 
     Linux shares it out by sessions first (where ``sched_autogroup`` is on), and this process leads one.
     """
-    os.nice(NICE)
+    os.setpriority(os.PRIO_PROCESS, 0, max(nice, os.getpriority(os.PRIO_PROCESS, 0)))
     with suppress(OSError):
-        Path("/proc/self/autogroup").write_text(str(NICE), encoding="ascii")
+        Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")
 
 
 def _leave(number: int, frame: Any) -> None:

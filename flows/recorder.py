@@ -95,7 +95,7 @@ class Recorder:
         if self._started is not None:
             return
         self._opened = self._thread.submit(self._open)
-        self._flow_url = f"{self._prefect_ui}/runs/flow-run/{flow_run}"
+        self._flow_url = f"{self._prefect_ui}/runs/flow-run/{flow_run}" if flow_run else self._prefect_ui
         self._started = self._thread.submit(self._start, session)
         self._template = self._thread.submit(self._find_template, session)
 

@@ -12,10 +12,12 @@ import threading
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+from prefect.client.schemas.objects import State
+from prefect.states import Cancelled, Completed, Failed
 
 from components.dispatch import Dispatcher, InitialModel, Preparation
 from components.errors import ServiceError, WardRoundError
@@ -29,6 +31,7 @@ from components.gateway.records import SlotKey, slot_of_order
 from components.governance.architecture import architecture_digest
 from components.rounds import Answer, Order
 from components.study import Study
+from flows.clerk import Clerk
 from flows.coordinator import CoordinatorSide
 from flows.site_runs import FLOWS, SiteRun, SiteRuns
 
@@ -70,7 +73,7 @@ class RemoteDispatcher:
         self._runs, self._store = runs, side.store(study.study)
         self._published: list[str] = []
         self._lock, self._waiting = threading.Lock(), dict[SlotKey, _Waiting]()
-        self._closed = threading.Event()
+        self._closed, self._clerk = threading.Event(), Clerk(side.grants)
         self._plans: dict[str, Signed] = {}
         self._watching = threading.Thread(target=self._watch, daemon=True, name="answers")
         self._watching.start()
@@ -126,10 +129,10 @@ class RemoteDispatcher:
         slot = slot_of_order(order)
         with self._lock:
             item = self._waiting.pop(slot, None)
-        self._side.grants.close_slot(slot)
+        self._clerk.do(self._side.grants.closing(slot))
         self._side.sealed.discard(slot)
         if item is not None:
-            self._runs.withdraw([item.key])
+            self._runs.ended(item.key, Cancelled(message="withdrawn by the coordinator"))
             item.future.cancel()
 
     def close(self) -> None:
@@ -140,6 +143,7 @@ class RemoteDispatcher:
         for item in waiting:
             _fail(item.future, WardRoundError("the training was ended here"))
         self._watching.join()
+        self._clerk.close()
         while self._published:
             self._withdraw(self._published.pop())
         self._runs.close()
@@ -181,13 +185,12 @@ class RemoteDispatcher:
     def _send(self, item: _Waiting, max_bytes: int, reads: str | None = None) -> Future[Any]:
         """Ask for a piece of work, and show it; what lies in its slot already is taken at once."""
         text = request_text(item.request)
-        self._side.grants.open_slot(item.slot, max_bytes=max_bytes, request=text, reads=reads)
         with self._lock:
             self._waiting[item.slot] = item
+        self._clerk.do(self._side.grants.opening(item.slot, max_bytes=max_bytes, request=text, reads=reads))
         if item.request.kind in FLOWS and self._side.sealed.envelope(item.slot) is None:
-            site, number = item.slot.site, item.slot.round if isinstance(item.asked, Order) else None
-            ring = partial(self._side.grants.ring, site, "runs")
-            self._runs.show(SiteRun(_run_name(item), item.key, item.request, number, ring))
+            number = item.slot.round if isinstance(item.asked, Order) else None
+            self._runs.show(SiteRun(_run_name(item), item.key, item.request, number))
         return item.future
 
     def _watch(self) -> None:
@@ -216,12 +219,14 @@ class RemoteDispatcher:
         except WardRoundError as error:
             self._settle(item)
             _fail(item.future, error)
+            self._runs.ended(item.key, Failed(name="Refused", message=f"the answer is not taken: {error}"))
             return
         if not item.future.done():
             item.future.set_result(result)  # the round goes on; the slot is tidied up beside it
         self._settle(item)
         if not self._side.keep_sealed:
             self._side.sealed.discard(item.slot)  # what it held is in the store, or in the journal
+        self._runs.ended(item.key, _end_of(result))
 
     def _read(self, item: _Waiting, text: bytes) -> Any:
         """Return what a site delivered, verified; an update is opened into its place."""
@@ -244,7 +249,7 @@ class RemoteDispatcher:
 
     def _settle(self, item: _Waiting) -> None:
         """Wait for a piece of work no more, and close its slot."""
-        self._side.grants.close_slot(item.slot, wake=False)
+        self._clerk.do(self._side.grants.closing(item.slot, wake=False))
         with self._lock:
             self._waiting.pop(item.slot, None)
 
@@ -254,6 +259,17 @@ def _run_name(item: _Waiting) -> str:
     if isinstance(item.asked, Call):
         return f"prepare at {item.slot.site}"
     return f"train at {item.slot.site}, round {item.slot.round}"
+
+
+def _end_of(result: Preparation | Answer) -> State[None]:
+    """Return the state in which the run of a piece of work ends."""
+    if isinstance(result, Preparation):
+        if result.ready:
+            return Completed(message=f"ready: {result.items.usable} items" if result.items else "ready")
+        return Failed(message=f"not ready: {result.reason}")
+    if result.status == "done":
+        return Completed(message="done")
+    return Failed(name="Refused" if result.status == "refused" else None, message=result.reason)
 
 
 def _fail(future: Future[Any], error: Exception) -> None:

@@ -7,13 +7,15 @@ this process imports, and the sites open their data while the server comes up.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +23,7 @@ from components.assemble import assemble
 from components.comparison import POOLED
 from components.data.sources import plan_sources, pooled_source
 from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
-from components.errors import DataError
+from components.errors import DataError, WardRoundError
 from components.journal import Journal
 from components.ledger import TrainingLedger, started, trainings, unfinished
 from components.site_source import SiteSource
@@ -38,9 +40,12 @@ from flows.signals import Interruptible, run_stoppable
 from flows.version import code_version
 
 if TYPE_CHECKING:
+    from flows.driver import Driver
     from flows.session import Hospitals
 
 T = TypeVar("T")
+SHOWN_WITHIN_S = 90.0  # after the end of a training: Prefect's client is patient for a minute
+log = logging.getLogger("wardround.coordinator")
 
 
 @dataclass(frozen=True)
@@ -248,16 +253,17 @@ def _plain(preparations: Mapping[str, Preparation]) -> dict[str, Any]:
 
 
 def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> TrainingOutcome:
-    """Run the Prefect flow in an event loop of its own, also where one is running already (a notebook).
+    """Drive the training in an event loop of its own, also where one is running already (a notebook).
 
-    Sites with processes of their own get their first orders before the Prefect server is ready; in this
-    process they are Prefect runs themselves and have to wait for it.
+    Prefect follows. Sites with processes of their own get their orders before it answers, and whether it does or
+    not; in this process they are Prefect runs themselves and have to wait for it.
     """
     from components.exchange.store import FolderStore
     from flows.cancellation import watch_for_cancellation
+    from flows.driver import Driver, use
     from flows.prefect_settings import settings_for
-    from flows.session import InterruptedTrainingError, Session, use
-    from flows.training import federated_training, next_number, take_up
+    from flows.session import InterruptedTrainingError, Session
+    from flows.training import federated_training
 
     store = FolderStore(parts.exchange)
     strategy = assemble(parts.study).strategy
@@ -276,23 +282,54 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
         hospitals=parts.hospitals,
         others={name: item for name, item in trainings(parts.journal.entries).items() if name != ledger.training},
     )
+    ahead = early.sites is not None or parts.hospitals is not None
+
+    async def show(driver: Driver) -> None:
+        with settings_for(early.prefect), use(driver):
+            await federated_training(study=parts.study.study, training=ledger.training, return_state=True)
 
     async def run() -> dict[str, Any]:
         watching = asyncio.create_task(watch_for_cancellation(folder, session.stop))
-        with settings_for(early.prefect), use(session):
-            first = next_number(session, 0) if early.sites is not None else None
-            if first is not None:
-                take_up(session, first)
+        driver = Driver(session)
+        if ahead:
+            driver.start()
+        try:
             await asyncio.to_thread(early.wait_for_prefect)
-            state = await federated_training(study=parts.study.study, training=ledger.training, return_state=True)
-            outcome = await state.aresult(raise_on_failure=False)
-        watching.cancel()
-        if state.is_cancelled():
+        except Exception:
+            session.stop.set()  # without Prefect no training is begun
+            with suppress(WardRoundError):
+                await driver.outcome()
+            raise
+        showing = asyncio.create_task(show(driver))
+        if ahead:
+            showing.add_done_callback(partial(_go_on_unshown, driver))
+        else:
+            await showing
+        try:
+            return await driver.outcome()
+        except InterruptedTrainingError:
             parts.dispatcher.close()  # the loop's end waits for threads that wait for sites
-            raise InterruptedTrainingError(state.message or "the training was stopped")
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return dict(outcome)
+            raise
+        finally:
+            watching.cancel()
+            await _end_showing(showing)
 
     result = run_stoppable(run, session.stop)
     return TrainingOutcome(parts.study, ledger.training, result, test_results(parts.study, ledger, folder))
+
+
+def _go_on_unshown(driver: Driver, showing: asyncio.Task[None]) -> None:
+    """Have a training that Prefect does not show recorded all the same."""
+    error = None if showing.cancelled() else showing.exception()
+    if error is not None:
+        log.warning("Prefect does not show the training any more, which goes on: %s", error)
+        driver.start_recording("")
+
+
+async def _end_showing(showing: asyncio.Task[None]) -> None:
+    """Let Prefect follow to the end, for a while."""
+    await asyncio.wait([showing], timeout=SHOWN_WITHIN_S)
+    if not showing.done():
+        log.warning("Prefect does not show all of the training: it did not answer for %.0f s", SHOWN_WITHIN_S)
+        showing.cancel()
+        await asyncio.wait([showing], timeout=SHOWN_WITHIN_S)

@@ -6,10 +6,8 @@ Flows take JSON; what cannot be JSON lives here and is found through `current_se
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -31,7 +29,7 @@ from flows.progress import Watcher
 if TYPE_CHECKING:
     from components.exchange.store import FolderStore
     from components.strategies import Strategy
-    from flows.collecting import Collection, LateAnswer
+    from flows.collecting import LateAnswer
     from flows.recorder import Recorder
 
 T = TypeVar("T")
@@ -73,17 +71,6 @@ class Hospitals(Protocol):
 
 
 @dataclass
-class OpenRound:
-    """A round between its plan and its decision."""
-
-    number: int
-    state: ServerState
-    collection: Collection | None
-    decided: asyncio.Future[None]
-    started: float
-
-
-@dataclass
 class Session:
     """One training and everything it holds open."""
 
@@ -99,7 +86,7 @@ class Session:
     hospitals: Hospitals | None = None  # None in a simulation, whose sites neither come nor go
     others: Mapping[str, TrainingLedger] = field(default_factory=dict)
     late: dict[str, LateAnswer] = field(default_factory=dict)
-    open_rounds: dict[int, OpenRound] = field(default_factory=dict)
+    recording: asyncio.Event = field(default_factory=asyncio.Event)  # set once the recorder was started
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -285,26 +272,3 @@ def _about(seconds: float) -> str:
     ('1 min', '2 h')
     """
     return f"{seconds // 60:.0f} min" if seconds < 3600 else f"{seconds // 3600:.0f} h"
-
-
-_session: ContextVar[Session] = ContextVar("wardround_session")
-
-
-def current_session() -> Session:
-    """Return the training that the running flow belongs to."""
-    try:
-        return _session.get()
-    except LookupError:
-        raise WardRoundError(
-            "this flow runs inside a training: start it with 'wardround simulate', or with flows.api.simulate"
-        ) from None
-
-
-@contextmanager
-def use(session: Session) -> Iterator[Session]:
-    """Make a session the current one."""
-    token = _session.set(session)
-    try:
-        yield session
-    finally:
-        _session.reset(token)

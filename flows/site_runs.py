@@ -11,9 +11,8 @@ import contextlib
 import hashlib
 import json
 import logging
-import secrets
 import threading
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -21,7 +20,7 @@ from uuid import UUID
 from prefect import Task
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.states import Cancelled, Pending, Running, Scheduled
+from prefect.states import Pending, Running
 
 from components.exchange.site_request import SiteRequest, request_parameters
 from flows.closed_worker import ensure_pool
@@ -29,6 +28,8 @@ from flows.hospital_worker import TYPE
 
 FLOWS = {"prepare": "site-preparation", "train": "site-training"}  # an evaluation is shown by its round
 DRAIN_S = 5.0
+SHOWN_AFTER_S = 1.0  # what is over sooner is shown when it is over: one request to Prefect instead of two
+ROUND_WITHIN_S = 60.0
 log = logging.getLogger("wardround.coordinator")
 
 
@@ -41,14 +42,12 @@ class SiteRun:
         key: What it is known by: shown twice, it is one run.
         request: What the site is asked.
         round: The round whose run it is shown under; None if it belongs to none.
-        ring: Wakes the site's worker once the run is there.
     """
 
     name: str
     key: str
     request: SiteRequest
     round: int | None
-    ring: Callable[[], None]
 
 
 class SiteRuns:
@@ -60,14 +59,19 @@ class SiteRuns:
         self._deployments: dict[tuple[str, str], asyncio.Future[UUID]] = {}
         self._rounds: dict[int, asyncio.Future[UUID]] = {}
         self._runs_of_rounds: dict[int, UUID] = {}
-        self._shown: dict[str, UUID] = {}
+        self._ends: dict[str, asyncio.Future[State[None]]] = {}  # of what is under way
         self._open: set[asyncio.Task[Any]] = set()
         self._thread = threading.Thread(target=self._run, daemon=True, name="site-runs")
         self._thread.start()
 
     def show(self, run: SiteRun) -> None:
-        """Show a piece of work, once the run of its round is there; returns at once."""
-        self._start(self._show(run))
+        """Show a piece of work that was asked for now; returns at once."""
+        asked: State[None] = Running()
+        self._start(self._show(run, asked))
+
+    def ended(self, key: str, state: State[None]) -> None:
+        """Show how a piece of work ended; returns at once."""
+        self._start(self._end(key, state))
 
     def begin_round(self, number: int, run: UUID) -> None:
         """Show the work of a round under a flow run; returns at once."""
@@ -76,10 +80,6 @@ class SiteRuns:
     def say(self, number: int, text: str) -> None:
         """Show at a round's run what it waits for; nothing any more if the text is empty. Returns at once."""
         self._start(self._say(number, text))
-
-    def withdraw(self, keys: Sequence[str]) -> None:
-        """Show that work is not wanted any more; returns at once."""
-        self._start(self._withdraw(keys))
 
     def close(self) -> None:
         """Show what is still to be shown, for a few seconds at most, and end."""
@@ -114,6 +114,8 @@ class SiteRuns:
             log.warning("Prefect does not show a hospital's work: %s", error)
 
     async def _drain(self) -> None:
+        for end in self._ends.values():
+            end.cancel()  # what a site still works on is shown again by the process that collects it
         others = [task for task in self._open if task is not asyncio.current_task()]
         if others:
             await asyncio.wait(others, timeout=DRAIN_S)
@@ -143,26 +145,43 @@ class SiteRuns:
         """Return what a round's site runs are shown under, when it is known."""
         return self._rounds.setdefault(number, self._loop.create_future())
 
-    async def _show(self, run: SiteRun) -> None:
-        """Make the run of a piece of work; one that has ended before its work is made anew."""
-        parent = await asyncio.shield(self._round(run.round)) if run.round is not None else None
-        client = await self._connected()
-        deployment = await self._deployment(client, run.request)
-        text = json.dumps(request_parameters(run.request), sort_keys=True)
-        key = f"{run.key}/{hashlib.sha256(text.encode()).hexdigest()[:32]}"
-        made = await self._make(client, deployment, run, parent, key)
-        if made.state is not None and made.state.is_final():
-            made = await self._make(client, deployment, run, parent, f"{key}/{secrets.token_hex(4)}")
-        self._shown[run.key] = made.id
-        await asyncio.to_thread(run.ring)
+    async def _show(self, run: SiteRun, asked: State[None]) -> None:
+        """Make the run of a piece of work, and end it with the work; of what is soon over, the end alone."""
+        end: asyncio.Future[State[None]] = self._loop.create_future()
+        self._ends[run.key] = end
+        try:
+            parent = await self._parent(run.round)
+            await asyncio.wait([end], timeout=SHOWN_AFTER_S)
+            client = await self._connected()
+            state = end.result() if end.done() else asked
+            made = await self._make(client, run, state, parent)
+            if made.state is None or made.state.type != (await end).type:
+                await client.set_flow_run_state(made.id, end.result(), force=True)
+        finally:
+            self._ends.pop(run.key, None)
 
-    async def _make(
-        self, client: PrefectClient, deployment: UUID, run: SiteRun, parent: UUID | None, key: str
-    ) -> FlowRun:
-        """Make a run, or return the one of this key."""
+    async def _end(self, key: str, state: State[None]) -> None:
+        end = self._ends.get(key)
+        if end is not None and not end.done():
+            end.set_result(state)
+
+    async def _parent(self, number: int | None) -> UUID | None:
+        """Return what a piece of work is shown under; nothing where Prefect does not show its round."""
+        if number is None:
+            return None
+        with contextlib.suppress(TimeoutError):
+            return await asyncio.wait_for(asyncio.shield(self._round(number)), ROUND_WITHIN_S)
+        return None
+
+    async def _make(self, client: PrefectClient, run: SiteRun, state: State[None], parent: UUID | None) -> FlowRun:
+        """Make a run in its hospital's pool, or return the one of its key."""
+        deployment = await self._deployment(client, run.request)
+        parameters = request_parameters(run.request)
+        text = json.dumps(parameters, sort_keys=True)
         return await client.create_flow_run_from_deployment(
-            deployment, parameters=request_parameters(run.request), state=Scheduled(), name=run.name,
-            idempotency_key=key, parent_task_run_id=parent, tags=[run.request.training],
+            deployment, parameters=parameters, state=state, name=run.name, parent_task_run_id=parent,
+            idempotency_key=f"{run.key}/{hashlib.sha256(text.encode()).hexdigest()[:32]}",
+            tags=[run.request.training],
         )  # fmt: skip
 
     async def _say(self, number: int, text: str) -> None:
@@ -173,11 +192,6 @@ class SiteRuns:
         if now is None or not now.is_final():  # what has ended meanwhile stays as it ended
             state: State[None] = Running(name="WaitingForQuorum", message=text) if text else Running()
             await client.set_flow_run_state(run, state, force=True)
-
-    async def _withdraw(self, keys: Sequence[str]) -> None:
-        client = await self._connected()
-        for identifier in [self._shown[key] for key in keys if key in self._shown]:
-            await client.set_flow_run_state(identifier, Cancelled(message="withdrawn by the coordinator"))
 
     async def _deployment(self, client: PrefectClient, request: SiteRequest) -> UUID:
         """Return the deployment of a kind of work at a site; made once, with its pool."""

@@ -31,6 +31,7 @@ from flows.machine import gpus, held_memory, machine_memory
 from flows.places import Place, Places
 
 SHARE = 0.5  # of the machine's memory, for all warm processes together, unless hospital.yaml says otherwise
+MEASURE_EVERY_S = 5.0
 IDLE_S = 86_400.0  # after which a study is taken to be over: its process holds memory of its GPU, too
 GB = 1_000_000_000
 log = logging.getLogger("wardround.hospital")
@@ -68,6 +69,7 @@ class _Warm:
     used: float = 0.0
     held: int = 0
     settled: int = 0
+    measured: float = 0.0
     measuring: asyncio.Task[None] | None = None
 
     @property
@@ -206,7 +208,9 @@ class WarmProcesses:
 
     async def _measure(self, warm: _Warm, settings: HospitalSettings, kind: Kind) -> None:
         """Measure what a process holds between two pieces of work, and end it or others if that is too much."""
-        warm.held = await asyncio.to_thread(held_memory, warm.pool.groups)
+        if warm.settled and time.monotonic() - warm.measured < MEASURE_EVERY_S:
+            return  # it walks through all processes of the machine
+        warm.held, warm.measured = await asyncio.to_thread(held_memory, warm.pool.groups), time.monotonic()
         if kind == "train" and not warm.settled:
             warm.settled = warm.held  # data, network and optimiser are there now
         if warm.settled and warm.held - warm.settled > settings.memory_growth_gb * GB:

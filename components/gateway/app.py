@@ -50,7 +50,7 @@ class Gateway:
         self._bells = Bells(grants)
         self._proxy = PrefectProxy(
             settings.prefect_url, settings.prefect_auth, prefect_routes if settings.prefect_url else (),
-            bells=self._bells, hold_s=settings.hold_s,
+            hold_s=settings.hold_s,
         )  # fmt: skip
         work = WorkList(settings, grants, self._bells)
         parts = (Members(settings, database), Parcels(settings, database), work, self._proxy)
@@ -71,8 +71,9 @@ class Gateway:
         identities = Identities(self._sites, authority)
         self.app = Door(inner, [e.entrance for e in endpoints], identities, limits=settings.limits, clock=database.now)
 
-    async def close_bells(self) -> None:
+    async def let_go(self) -> None:
         """Let everybody go who waits for work, so that the gateway can end."""
+        self._proxy.let_go()
         await self._bells.close()
 
     @asynccontextmanager

@@ -6,7 +6,7 @@ import asyncio
 
 from starlette.concurrency import run_in_threadpool
 
-from components.gateway.grants import Bell, Grants
+from components.gateway.grants import Grants
 
 _LOOK_S = 0.03
 
@@ -23,18 +23,18 @@ class Bells:
         self._grants = grants
         self._waiting = 0
         self._looked = asyncio.Condition()
-        self._counts: dict[tuple[str, str], int] = {}
+        self._counts: dict[str, int] = {}
 
-    async def count(self, site: str, bell: Bell) -> int:
-        """Return how often a bell was rung so far."""
-        return (await run_in_threadpool(self._grants.rung)).get((site, bell), 0)
+    async def count(self, site: str) -> int:
+        """Return how often a site's bell was rung so far."""
+        return (await run_in_threadpool(self._grants.rung)).get(site, 0)
 
-    async def wait(self, site: str, bell: Bell, rung: int, seconds: float) -> None:
+    async def wait(self, site: str, rung: int, seconds: float) -> None:
         """Wait until a bell was rung more often than `rung`, the gateway closes, or the time is over."""
         self._waiting += 1
         try:
             async with asyncio.timeout(seconds), self._looked:
-                await self._looked.wait_for(lambda: self.closing or self._counts.get((site, bell), 0) > rung)
+                await self._looked.wait_for(lambda: self.closing or self._counts.get(site, 0) > rung)
         except TimeoutError:
             return
         finally:

@@ -35,7 +35,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from components.errors import ServiceError
 
-SCHEMA = 2
+SCHEMA = 3
 _BUSY_S = 30.0
 # Any number that no other program takes for its own advisory lock.
 _SCHEMA_LOCK = 0x57415244
@@ -113,7 +113,6 @@ bells = Table(
     "gateway_bells",
     tables,
     Column("site", String(63), primary_key=True),
-    Column("bell", String(15), primary_key=True),
     Column("rung", Integer, nullable=False),
 )
 

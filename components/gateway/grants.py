@@ -6,8 +6,8 @@ is closed, the request is the site's work, however often the site or the gateway
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
-from typing import Literal, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
 from sqlalchemy.exc import IntegrityError
@@ -17,7 +17,7 @@ from components.gateway.database import Database, bells, grants, slot_grants
 from components.gateway.records import SlotKey, WorkItem
 
 _T = TypeVar("_T")
-Bell = Literal["work", "runs"]  # what is rung for: an open request, or a run in Prefect
+Change = Callable[[Connection], None]
 
 
 class Grants:
@@ -47,7 +47,11 @@ class Grants:
             return connection.execute(wanted).scalar() is not None
 
     def open_slot(self, slot: SlotKey, *, max_bytes: int, request: str | None = None, reads: str | None = None) -> None:
-        """Let a site fill its slot, and ask it to.
+        """Let a site fill its slot, and ask it to; see `opening`."""
+        self.apply([self.opening(slot, max_bytes=max_bytes, request=request, reads=reads)])
+
+    def opening(self, slot: SlotKey, *, max_bytes: int, request: str | None = None, reads: str | None = None) -> Change:
+        """Return the change that lets a site fill its slot, and asks it to.
 
         Args:
             slot: The slot.
@@ -65,9 +69,18 @@ class Grants:
             if reads is not None:
                 _put(connection, grants, site=slot.site, digest=reads)
             if request is not None:
-                _ring(connection, slot.site, "work")
+                _ring(connection, slot.site)
 
-        self._change(change)
+        return change
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Make changes in their order, in one transaction."""
+
+        def together(connection: Connection) -> None:
+            for change in changes:
+                change(connection)
+
+        self._change(together)
 
     def work(self, site: str) -> list[WorkItem]:
         """Return what a site is asked for, in the order it was asked; of answered slots, too, until they are closed."""
@@ -83,8 +96,12 @@ class Grants:
             for row in rows
         ]
 
-    def close_slot(self, slot: SlotKey, *, wake: bool = True) -> None:
-        """Take nothing more into a slot.
+    def close_slot(self, slot: SlotKey) -> None:
+        """Take nothing more into a slot, and wake its site; see `closing`."""
+        self.apply([self.closing(slot)])
+
+    def closing(self, slot: SlotKey, *, wake: bool = True) -> Change:
+        """Return the change that takes nothing more into a slot.
 
         Args:
             slot: The slot.
@@ -94,9 +111,9 @@ class Grants:
         def change(connection: Connection) -> None:
             connection.execute(update(slot_grants).where(_is(slot)).values(open=False, request=None))
             if wake:
-                _ring(connection, slot.site, "work")
+                _ring(connection, slot.site)
 
-        self._change(change)
+        return change
 
     def close_slots(self, training: str, round_number: int, attempt: int) -> None:
         """Take nothing more for an attempt at a round, from anybody."""
@@ -117,15 +134,10 @@ class Grants:
             slots = [SlotKey(**row._mapping) for row in connection.execute(select(*columns).where(of_training))]
             connection.execute(update(slot_grants).where(of_training).values(open=False, request=None))
             for site in sorted({slot.site for slot in slots}):
-                _ring(connection, site, "work")
+                _ring(connection, site)
             return slots
 
         return self._change(change)
-
-    def forget_trainings(self, trainings: Collection[str]) -> None:
-        """Forget the slots of trainings that have ended."""
-        with self._database.write() as connection:
-            connection.execute(delete(slot_grants).where(slot_grants.c.training.in_(list(trainings))))
 
     def open_bytes(self, slot: SlotKey) -> int | None:
         """Return the largest payload an open slot takes, in bytes; None if it is not open, or is not at all."""
@@ -134,14 +146,10 @@ class Grants:
             found = connection.execute(wanted).scalar()
             return None if found is None else int(found)
 
-    def ring(self, site: str, bell: Bell) -> None:
-        """Wake a site's worker, if it is waiting at the gateway."""
-        self._change(lambda connection: _ring(connection, site, bell))
-
-    def rung(self) -> dict[tuple[str, str], int]:
-        """Return how often each bell of each site was rung so far."""
+    def rung(self) -> dict[str, int]:
+        """Return how often each site's bell was rung so far."""
         with self._database.read() as connection:
-            return {(row.site, row.bell): row.rung for row in connection.execute(select(bells))}
+            return {row.site: row.rung for row in connection.execute(select(bells))}
 
     def _change(self, change: Callable[[Connection], _T]) -> _T:
         """Change something in one transaction; where another made the same row at the same instant, find it then."""
@@ -155,11 +163,10 @@ class Grants:
             return change(connection)
 
 
-def _ring(connection: Connection, site: str, bell: Bell) -> None:
-    """Count a bell up."""
-    this = (bells.c.site == site) & (bells.c.bell == bell)
-    if not connection.execute(update(bells).where(this).values(rung=bells.c.rung + 1)).rowcount:
-        connection.execute(insert(bells).values(site=site, bell=bell, rung=1))
+def _ring(connection: Connection, site: str) -> None:
+    """Count a site's bell up."""
+    if not connection.execute(update(bells).where(bells.c.site == site).values(rung=bells.c.rung + 1)).rowcount:
+        connection.execute(insert(bells).values(site=site, rung=1))
 
 
 def _put(connection: Connection, table: Table, **values: str) -> None:

@@ -13,6 +13,7 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +23,6 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import compile_path
 
-from components.gateway.bells import Bells
 from components.gateway.endpoints import Endpoint, caller_of, read_body
 from components.gateway.refusals import RefusalError
 
@@ -33,7 +33,7 @@ BODY_BYTES = 1 << 20
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 _PATH = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.:-]*)+/?|/", flags=re.ASCII)
 _UPSTREAM = httpx.Timeout(60.0, connect=5.0)
-_ASK_AGAIN_S = 5.0
+_ASK_AGAIN_S = 10.0  # the work itself does not come this way (`components.gateway.work`)
 
 Fetch = Callable[[str], Awaitable[Any]]
 Check = Callable[[str, Mapping[str, str], Any, Fetch], Awaitable[bool]]
@@ -66,14 +66,12 @@ class PrefectProxy:
         url: Address of its API.
         auth: Its ``PREFECT_API_AUTH_STRING``; empty if it has none.
         routes: What is let through.
-        bells: What wakes a held question.
         hold_s: How long a question is held.
     """
 
-    def __init__(self, url: str, auth: str, routes: Sequence[PrefectRoute], *, bells: Bells, hold_s: float) -> None:
+    def __init__(self, url: str, auth: str, routes: Sequence[PrefectRoute], *, hold_s: float) -> None:
         self._routes = [(route, compile_path(route.path)[0]) for route in routes]
-        self._bells, self._hold_s = bells, hold_s
-        self._asked: dict[str, tuple[int, float]] = {}  # by site: rings when Prefect was last asked, and when
+        self._hold_s, self._closing = hold_s, asyncio.Event()
         name, _, password = auth.partition(":")
         self._client = httpx.AsyncClient(
             base_url=url.rstrip("/"),
@@ -88,6 +86,10 @@ class PrefectProxy:
     def endpoints(self) -> Sequence[Endpoint]:
         """The routes: everything below the prefix comes here, to be let through or refused."""
         return [Endpoint(method, PREFIX + "{rest:path}", self.pass_on, BODY_BYTES) for method in _METHODS]
+
+    def let_go(self) -> None:
+        """Let everybody go whose question is held."""
+        self._closing.set()
 
     async def close(self) -> None:
         """Close the connections to Prefect."""
@@ -106,7 +108,7 @@ class PrefectProxy:
             **({} if body is None else {"json": body}),
         )  # fmt: skip
         if route.held:
-            return await self._hold(request, upstream, site)
+            return await self._hold(request, upstream)
         answer = await self._send(upstream)
         return StreamingResponse(
             answer.aiter_raw(), answer.status_code, _headers(answer), background=BackgroundTask(answer.aclose)
@@ -152,26 +154,21 @@ class PrefectProxy:
             raise RefusalError(status, f"Prefect answered {answer.status_code} to {upstream.url.path}")
         return answer
 
-    async def _hold(self, request: Request, upstream: httpx.Request, site: str) -> Response:
-        """Ask Prefect for work until there is some, whenever the bell rings and every few seconds besides."""
+    async def _hold(self, request: Request, upstream: httpx.Request) -> Response:
+        """Ask Prefect for work until there is some, every few seconds."""
         loop = asyncio.get_running_loop()
         end = loop.time() + self._hold_s
         while True:
-            rung = await self._bells.count(site, "runs")
-            known, asked = self._asked.get(site, (-1, 0.0))
-            fresh_s = asked + _ASK_AGAIN_S - loop.time() if known == rung else 0.0
-            left_s = end - loop.time()
-            last = left_s <= 0 or self._bells.closing or await request.is_disconnected()
-            if last or fresh_s <= 0:
-                self._asked[site], fresh_s = (rung, loop.time()), _ASK_AGAIN_S
-                answer = await self._send(upstream)
-                try:
-                    content = await answer.aread()
-                finally:
-                    await answer.aclose()
-                if last or answer.status_code != 200 or content.strip() != b"[]":
-                    return Response(content, answer.status_code, _headers(answer))
-            await self._bells.wait(site, "runs", rung, min(fresh_s, left_s))
+            answer = await self._send(upstream)
+            try:
+                content = await answer.aread()
+            finally:
+                await answer.aclose()
+            left_s, found = end - loop.time(), answer.status_code != 200 or content.strip() != b"[]"
+            if found or left_s <= 0 or self._closing.is_set() or await request.is_disconnected():
+                return Response(content, answer.status_code, _headers(answer))
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), min(_ASK_AGAIN_S, left_s))
 
 
 def parse_body(text: bytes) -> Any:

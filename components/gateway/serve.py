@@ -50,7 +50,7 @@ class GatewayServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[object] | None = None) -> None:  # type: ignore[override]
         """End in order."""
-        await self._gateway.close_bells()
+        await self._gateway.let_go()
         await super().shutdown(sockets)  # type: ignore[arg-type]
         for connection in list(self.server_state.connections):  # it has waited for them long enough
             connection.transport.abort()

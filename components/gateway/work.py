@@ -49,11 +49,11 @@ class WorkList:
         loop = asyncio.get_running_loop()
         end = loop.time() + self._hold_s
         while True:
-            rung = await self._bells.count(site, "work")
+            rung = await self._bells.count(site)
             left_s = end - loop.time()
             if rung != int(known) or left_s <= 0 or self._bells.closing:
                 break
-            await self._bells.wait(site, "work", rung, min(left_s, _LOOK_AGAIN_S))
+            await self._bells.wait(site, rung, min(left_s, _LOOK_AGAIN_S))
             if await request.is_disconnected():
                 break
         return answer_with(await run_in_threadpool(self._open_work, site, rung))

@@ -137,14 +137,20 @@ def test_a_training_that_nobody_drives_any_more_is_cancelled_too(ward: Loopback)
     study = change(ward, rounds={"max": 2, "quorum": 2}, seed=15)
     with ward.running("train", study) as train:
         stop_at_work(ward, "site-2")
+        ward.until(lambda: "RUNNING" in shown(ward, latest(ward)))
         train.kill()
         train.wait()
     assert children(ward.worker("site-2"))
     assert "which nobody was driving" in ward.run("cancel", str(study)).stdout
     ward.until(lambda: not children(ward.worker("site-2")), limit_s=30)
+    assert shown(ward, latest(ward)) == {"CANCELLED"}
+
+
+def shown(ward: Loopback, training: str) -> set[str]:
+    """States in which Prefect shows the runs of a training."""
     with serve_prefect(ward.home) as prefect:
-        runs = [run for run in prefect.find("flow_runs") if latest(ward) in (*run["tags"], run["name"])]
-    assert {run["state"]["type"] for run in runs} == {"CANCELLED"}
+        runs = [run for run in prefect.find("flow_runs") if training in (*run["tags"], run["name"])]
+    return {run["state"]["type"] for run in runs}
 
 
 def test_a_deployed_study_is_trained_when_its_time_has_come(ward: Loopback) -> None:

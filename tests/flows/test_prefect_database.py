@@ -47,6 +47,35 @@ def test_transactions_wait_for_each_other(tmp_path: Path) -> None:
     assert asyncio.run(two_at_once(database)) == 2
 
 
+async def begin(database: BaseDatabaseConfiguration) -> int:
+    """Begin one transaction, another within it, and a third in a task of its own; return the rows written."""
+    engine = await database.engine()
+    async with engine.begin() as connection:
+        await connection.execute(sa.text("CREATE TABLE item (number INTEGER)"))
+    async with await database.session(engine) as session, database.begin_transaction(session):
+        third = asyncio.create_task(read_then_write(database, nothing))
+        async with await database.session(engine) as inner, database.begin_transaction(inner):
+            await inner.execute(sa.text("SELECT count(*) FROM item"))
+        await asyncio.wait([third], timeout=0.2)
+        assert engine.pool.checkedout() <= 1  # type: ignore[attr-defined]
+        await session.execute(sa.text("INSERT INTO item VALUES (1)"))
+    await third
+    async with engine.begin() as connection:
+        return int((await connection.execute(sa.text("SELECT count(*) FROM item"))).scalar_one())
+
+
+def test_who_waits_for_a_turn_holds_no_connection_and_who_has_it_may_begin_again(tmp_path: Path) -> None:
+    database = WritingTransactions(connection_url=f"sqlite+aiosqlite:///{tmp_path}/items.db")
+    assert asyncio.run(begin(database)) == 2
+
+
+def test_a_turn_that_does_not_come_is_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefect_database, "TURN_WITHIN_S", 0.1)
+    database = WritingTransactions(connection_url=f"sqlite+aiosqlite:///{tmp_path}/items.db")
+    with pytest.raises(sa.exc.OperationalError, match="database is locked"):
+        asyncio.run(two_at_once(database))
+
+
 def test_prefects_own_transactions_do_not(tmp_path: Path) -> None:
     """Why `WritingTransactions` exists; when this fails, Prefect has mended it and ours can go."""
     database = AioSqliteConfiguration(connection_url=f"sqlite+aiosqlite:///{tmp_path}/items.db")

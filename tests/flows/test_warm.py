@@ -213,7 +213,10 @@ async def test_what_is_withdrawn_while_it_waits_ends_nothing(make: Callable[...,
 
 
 @in_loop
-async def test_a_process_that_grows_from_round_to_round_is_replaced(make: Callable[..., Site]) -> None:
+async def test_a_process_that_grows_from_round_to_round_is_replaced(
+    make: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(warm_processes, "MEASURE_EVERY_S", 0.0)
     site, settings = make(), SETTINGS.model_copy(update={"memory_growth_gb": 0.12})
     tell_double(site.state("a"), "grow")  # 50 MB a call
     pids = [(await site.ask("a", kind="train", settings=settings))["pid"] for _ in range(5)]
@@ -225,8 +228,11 @@ async def test_a_process_that_grows_from_round_to_round_is_replaced(make: Callab
 
 
 @in_loop
-async def test_growth_counts_from_the_first_training(make: Callable[..., Site]) -> None:
+async def test_growth_counts_from_the_first_training(
+    make: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Opening the data and making the optimiser is no growth."""
+    monkeypatch.setattr(warm_processes, "MEASURE_EVERY_S", 0.0)
     site, settings = make(), SETTINGS.model_copy(update={"memory_growth_gb": 0.04})
     tell_double(site.state("a"), "grow")
     kinds: list[Kind] = ["prepare", "prepare", "train", "evaluate"]
