@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from flows.session import Hospitals
 
 T = TypeVar("T")
-SHOWN_WITHIN_S = 90.0  # after the end of a training: Prefect's client is patient for a minute
+SHOWN_WITHIN_S = 30.0  # after the end of a training
 log = logging.getLogger("wardround.coordinator")
 
 
@@ -332,4 +332,3 @@ async def _end_showing(showing: asyncio.Task[None]) -> None:
     if not showing.done():
         log.warning("Prefect does not show all of the training: it did not answer for %.0f s", SHOWN_WITHIN_S)
         showing.cancel()
-        await asyncio.wait([showing], timeout=SHOWN_WITHIN_S)

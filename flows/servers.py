@@ -33,6 +33,7 @@ _CLIENT = {
     "PREFECT_LOGGING_TO_API_ENABLED": "false",
     # What goes wrong is raised, and recorded; Prefect would say it a second time, with a traceback.
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_LOGGING_INTERNAL_LEVEL": "CRITICAL",
     "PREFECT_RESULTS_PERSIST_BY_DEFAULT": "false",
     # Never a pickle, should a result be persisted all the same.
     "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",

@@ -43,8 +43,8 @@ async def federated_training(study: str, training: str) -> dict[str, Any] | Stat
     driver, own = current_driver(), get_run_context().flow_run.id  # type: ignore[union-attr]
     driver.start()
     driver.start_recording(str(own))
-    if driver.session.journal.last("training_resumed", training=training) is not None:
-        await end_leftovers(training, own)
+    if driver.session.others or driver.session.journal.last("training_resumed", training=training) is not None:
+        await end_leftovers(training, driver.session.others, own)
     try:
         await _show(driver)
         return await driver.outcome()
