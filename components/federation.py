@@ -1,6 +1,6 @@
 """The coordinator's side of a round as plain functions: plan, order, receive, aggregate, pool.
 
-`components.simulation` calls them in a loop; `flows.round` calls the same ones as Prefect tasks.
+`components.simulation` calls them in a loop; `flows.driven_round` calls the same ones, step by step.
 """
 
 from __future__ import annotations

@@ -56,8 +56,8 @@ log = logging.getLogger("wardround.hospital")
 class Hospital:
     """One enrolled site.
 
-    What it is asked reaches it twice: in the gateway's list of work, which is rung for and brings it at once, and
-    as a run in its pool of Prefect's, which shows it. Whichever comes first begins the work; the other finds it.
+    What it is asked reaches it in the gateway's list of work, which is rung for and brings it at once. Who makes a
+    run of a request in its pool of Prefect's has it done as well, once: what is under way or done is found.
 
     Args:
         folder: The hospital's folder.

@@ -29,7 +29,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -75,7 +76,7 @@ def sealed_size(content_bytes: int) -> int:
 
 
 def seal_file(source: Path, target: Path, recipient: SealingPublicKey, context: bytes) -> SealedFile:
-    """Seal a file; the sealed one is there whole or not at all, and durable when this returns.
+    """Seal a file; the sealed one is there whole or not at all. After a power cut it is sealed anew.
 
     Args:
         source: What to seal; nothing may write to it meanwhile.
@@ -87,15 +88,18 @@ def seal_file(source: Path, target: Path, recipient: SealingPublicKey, context: 
     Raises:
         StorageError: If the source cannot be read or the target not written; what lay there is then unharmed.
     """
-    state, size = hashlib.sha256(), 0
+    state = hashlib.sha256()
     with storage_errors("read", source), source.open("rb") as file, storage_errors("write", target):
         make_folder(target.parent)
-        with temporary_file(target.parent) as (temporary, descriptor):
-            for piece in _seal(file, source, recipient, context):
+        with temporary_file(target.parent) as (temporary, descriptor), ThreadPoolExecutor(1) as beside:
+
+            def keep(piece: bytes) -> int:
                 state.update(piece)
                 write_all(descriptor, piece)
-                size += len(piece)
-            replace_file(temporary, descriptor, target)
+                return len(piece)
+
+            size = sum(_one_ahead(beside.submit(keep, piece) for piece in _seal(file, source, recipient, context)))
+            temporary.replace(target)
     return SealedFile(sha256=state.hexdigest(), bytes=size)
 
 
@@ -140,6 +144,17 @@ def _seal(file: BinaryIO, source: Path, recipient: SealingPublicKey, context: by
     cipher = ChaCha20Poly1305(file_key)
     for number, (piece, last) in enumerate(_pieces(file, source, CHUNK)):
         yield cipher.encrypt(_nonce(number, last=last), piece, None)
+
+
+def _one_ahead(work: Iterable[Future[int]]) -> Iterator[int]:
+    """Yield what work comes to, each while the next is being prepared."""
+    before: Future[int] | None = None
+    for this in work:
+        if before is not None:
+            yield before.result()
+        before = this
+    if before is not None:
+        yield before.result()
 
 
 def _pieces(file: BinaryIO, source: Path, size: int) -> Iterator[tuple[bytes, bool]]:

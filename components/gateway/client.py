@@ -44,7 +44,7 @@ from components.governance.identity_files import SiteFolder
 from components.governance.pins import Federation as Pinned
 from components.governance.pins import PublicKeys, pin, pin_peers
 
-_PART_BYTES = 8 << 20
+_PART_BYTES = 16 << 20
 _OBJECT_BYTES = 1 << 36
 _R = TypeVar("_R", bound=BaseModel)
 

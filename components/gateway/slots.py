@@ -16,18 +16,25 @@ import fcntl
 import hashlib
 import os
 import shutil
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
 
 from components.failpoints import failpoint
 from components.files import link_once, make_folder, storage_errors, sync_folder, temporary_file, write_all
 from components.gateway.records import SlotKey, UploadStatus
 from components.gateway.refusals import RefusalError
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
 _PAYLOAD, _ENVELOPE = "payload", "envelope.json"
 _PIECE = 1 << 20
+_HASHES = 256
 
 
 @dataclass
@@ -36,15 +43,43 @@ class Part:
 
     Attributes:
         end: Bytes there now.
+        hashed: SHA-256 of them, as far as known; None where something was there that this process did not write.
     """
 
     descriptor: int
     end: int
+    hashed: Hash | None
 
     def write(self, data: bytes | bytearray) -> None:
         """Append some bytes."""
         write_all(self.descriptor, memoryview(data))
         self.end += len(data)
+        if self.hashed is not None:
+            self.hashed.update(data)
+
+
+class _Hashes:
+    """What payloads hash to that this process wrote from their first byte, so that none is read again for it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._known: OrderedDict[Path, tuple[tuple[int, int], Hash]] = OrderedDict()
+
+    def take(self, slot: SlotKey, descriptor: int, offset: int) -> Hash | None:
+        """Return the state after so many bytes, if they are all and nobody else wrote since; it is the caller's now."""
+        with self._lock:
+            stamp, state = self._known.pop(slot.folder, (None, None))
+        if offset == 0:
+            return hashlib.sha256()
+        return state if stamp == _stamp(descriptor) and stamp[0] == offset else None
+
+    def put(self, slot: SlotKey, descriptor: int, state: Hash | None) -> None:
+        """Keep a state."""
+        if state is not None:
+            with self._lock:
+                self._known[slot.folder] = (_stamp(descriptor), state)
+                while len(self._known) > _HASHES:
+                    self._known.popitem(last=False)
 
 
 class SealedSlots:
@@ -56,6 +91,7 @@ class SealedSlots:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._hashes = _Hashes()
 
     def payload(self, slot: SlotKey) -> Path:
         """Return where a slot's payload lies; it counts only if `envelope` is there."""
@@ -108,14 +144,17 @@ class SealedSlots:
             if self.envelope(slot) is not None or offset > size:
                 raise RefusalError(409, f"a part at {offset} of {size} bytes", said=self.status(slot).model_dump())
             with storage_errors("write", self.payload(slot)):
+                hashed = self._hashes.take(slot, descriptor, offset)
                 os.ftruncate(descriptor, offset)
                 os.lseek(descriptor, offset, os.SEEK_SET)
-                part = Part(descriptor, offset)
+                part = Part(descriptor, offset, hashed)
                 try:
                     yield part
                 finally:
                     if whole and part.end != offset + length:
                         os.ftruncate(descriptor, offset)
+                    else:
+                        self._hashes.put(slot, descriptor, part.hashed)
 
     def submit(self, slot: SlotKey, envelope: bytes, *, sealed_sha256: str | None, sealed_bytes: int | None) -> bool:
         """Seal a slot; durable when this returns.
@@ -174,8 +213,10 @@ class SealedSlots:
         if sha256 is None:
             os.ftruncate(descriptor, 0)
             return
-        if found == size and _hash(descriptor) == sha256:
-            return
+        if found == size:
+            state = self._hashes.take(slot, descriptor, size) if size else None
+            if (state.hexdigest() if state else _hash(descriptor)) == sha256:
+                return
         if found >= size:
             os.ftruncate(descriptor, 0)
             found = 0
@@ -210,6 +251,12 @@ def _lock(slot: SlotKey, descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise RefusalError(409, f"{slot.folder} is being written", said={"busy": True}) from error
+
+
+def _stamp(descriptor: int) -> tuple[int, int]:
+    """Return the size of an open file, and when it was last written."""
+    found = os.fstat(descriptor)
+    return found.st_size, found.st_mtime_ns
 
 
 def _hash(descriptor: int) -> str:

@@ -129,7 +129,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def collect(collection: Collection) -> list[Any]:
-    """Follow every site until the round closes, as `flows.round` does."""
+    """Follow every site until the round closes, as `flows.driven_round` does."""
     following = [asyncio.create_task(collection.follow(site)) for site in collection.sites]
     try:
         await collection.until_closed()
