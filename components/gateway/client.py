@@ -173,7 +173,8 @@ class GatewayClient:
         """Bring a payload, from where it broke off; with `fresh`, from its beginning."""
         with storage_errors("read", payload), payload.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            status = self.status(slot)
+            # What is one part anyway is brought without asking what is there.
+            status = self.status(slot) if size > _PART_BYTES else UploadStatus(bytes=0, submitted=False)
             offset = 0 if fresh or status.bytes > size else status.bytes
             pauses = Pauses(self._route.patience_s)
             while offset < size and not status.submitted:

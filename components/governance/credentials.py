@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -101,6 +102,21 @@ def read_authority(data: bytes) -> x509.Certificate:
     return certificate
 
 
+@lru_cache(maxsize=1024)  # a gateway sees the same few certificates at every request; what is refused is not kept
+def _issued(data: bytes, ca: bytes) -> Credential:
+    """Return the credential that an authority issued to a site; its time is not looked at."""
+    certificate, authority = load_certificate(data), read_authority(ca)
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature) as error:
+        raise RefusedError("the certificate was not issued by this federation's authority") from error
+    _require_purpose(certificate)
+    credential = describe(certificate)
+    if credential.federation != subject_field(authority.subject, NameOID.ORGANIZATION_NAME):
+        raise RefusedError(f"the credential is for federation {credential.federation!r}")
+    return credential
+
+
 def verify_chain(data: bytes, ca: bytes, at: datetime) -> Credential:
     """Return a site's credential after it was verified.
 
@@ -112,15 +128,7 @@ def verify_chain(data: bytes, ca: bytes, at: datetime) -> Credential:
     Raises:
         RefusedError: If it is not a certificate, another authority's, not for a site, or not within its time.
     """
-    certificate, authority = load_certificate(data), read_authority(ca)
-    try:
-        certificate.verify_directly_issued_by(authority)
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise RefusedError("the certificate was not issued by this federation's authority") from error
-    _require_purpose(certificate)
-    credential = describe(certificate)
-    if credential.federation != subject_field(authority.subject, NameOID.ORGANIZATION_NAME):
-        raise RefusedError(f"the credential is for federation {credential.federation!r}")
+    credential = _issued(data, ca)
     if at < credential.not_before:
         raise RefusedError(
             f"{credential.site}'s credential is good from {shown_time(credential.not_before)} only: "
