@@ -38,12 +38,14 @@ class Driver:
     Attributes:
         opened: What is opened, as it is opened: numbers of rounds, `END`, and None when all is over.
         steps: What is done in each, until somebody has shown it.
+        unshown: What Prefect could not show, and why.
     """
 
     def __init__(self, session: Session) -> None:
         self.session = session
         self.opened: asyncio.Queue[int | None] = asyncio.Queue()
         self.steps: dict[int, Steps] = {}
+        self.unshown: list[str] = []
         self._driven: asyncio.Task[dict[str, Any]] | None = None
         self._ended = False
         self._registering: list[asyncio.Task[None]] = []

@@ -306,29 +306,32 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
         else:
             await showing
         try:
-            return await driver.outcome()
+            outcome = await driver.outcome()
         except InterruptedTrainingError:
             parts.dispatcher.close()  # the loop's end waits for threads that wait for sites
             raise
         finally:
             watching.cancel()
-            await _end_showing(showing)
+            await _end_showing(driver, showing)
+        if driver.unshown:
+            log.warning("Prefect does not show all of %s, which is whole: %s", ledger.training, driver.unshown[0])
+        return outcome
 
     result = run_stoppable(run, session.stop)
     return TrainingOutcome(parts.study, ledger.training, result, test_results(parts.study, ledger, folder))
 
 
 def _go_on_unshown(driver: Driver, showing: asyncio.Task[None]) -> None:
-    """Have a training that Prefect does not show recorded all the same."""
+    """Have a training that Prefect does not show any more recorded all the same."""
     error = None if showing.cancelled() else showing.exception()
     if error is not None:
-        log.warning("Prefect does not show the training any more, which goes on: %s", error)
+        driver.unshown.append(str(error))
         driver.start_recording("")
 
 
-async def _end_showing(showing: asyncio.Task[None]) -> None:
+async def _end_showing(driver: Driver, showing: asyncio.Task[None]) -> None:
     """Let Prefect follow to the end, for a while."""
     await asyncio.wait([showing], timeout=SHOWN_WITHIN_S)
     if not showing.done():
-        log.warning("Prefect does not show all of the training: it did not answer for %.0f s", SHOWN_WITHIN_S)
+        driver.unshown.append(f"it did not answer for {SHOWN_WITHIN_S:.0f} s")
         showing.cancel()

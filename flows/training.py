@@ -6,7 +6,6 @@ What is done, `flows.driver` does; the flow follows it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import Any
 
@@ -23,7 +22,6 @@ from flows.session import InterruptedTrainingError
 
 SIDE_BY_SIDE = 4  # rounds that are shown at a time; where Prefect is slower than the rounds, they queue
 PROGRESS_EVERY_S = 3.0
-log = logging.getLogger("wardround.coordinator")
 
 
 @flow(name="federated-training", flow_run_name="{training}", persist_result=False)
@@ -74,7 +72,7 @@ async def _show(driver: Driver) -> None:
                 if state.is_completed():
                     await show_progress(number)
             except Exception as error:  # of Prefect's: what counts is done all the same
-                log.warning("Prefect does not show round %s: %s", number, error)
+                driver.unshown.append(f"round {number}: {error}")
             finally:
                 del driver.steps[number]
 

@@ -190,7 +190,7 @@ def test_a_renewal_is_taken_up_by_every_client_of_the_site(gate: Gate) -> None:
 
 
 def test_two_thirds_of_a_life_are_enough(build: Build) -> None:
-    gate = build(credential_life_s=1.0)
+    gate = build(credential_life_s=4.0)
     folder = gate.enrol("short")
     first = folder.read_credential()
     with gate.client(folder) as client:
