@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,6 +19,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from components.dispatch import Preparation
+from components.errors import ServiceError
 from components.evaluation.figures import calibration_figure, roc_figure
 from components.evaluation.intervals import Estimate
 from components.federation import Evaluation, load_state
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 # components.tracking is imported by the recorder's own thread: MLflow takes seconds to import and to open
 # its database, while the main thread has a training to start.
 
+OPEN_WITHIN_S, OPEN_AGAIN_S = 60.0, 1.0
 MLFLOW_UI = "http://127.0.0.1:5000"
 PREFECT_UI = "http://127.0.0.1:4200"
 
@@ -146,7 +149,14 @@ class Recorder:
         if self._uri == local_uri(self._home):
             seed_mlflow(self._home)
         root = None if self._uri.startswith("http") else self._home / "artifacts"
-        return Tracker(self._uri, experiment=self._study.study, artifact_root=root), Registry(self._uri)
+        end = time.monotonic() + OPEN_WITHIN_S
+        while True:
+            try:
+                return Tracker(self._uri, experiment=self._study.study, artifact_root=root), Registry(self._uri)
+            except ServiceError:  # it answered when the training began: it may be starting again
+                if time.monotonic() > end:
+                    raise
+                time.sleep(OPEN_AGAIN_S)
 
     def _find_template(self, session: Session) -> Template:
         """Return the study's template; if there is none of these libraries, have a site process export one."""

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from flows.abandoned import take_back
 from flows.coordinator import open_side
 from flows.leftovers import end_cancelled
 
@@ -22,8 +23,7 @@ def withdraw_training(folder: Path) -> Callable[[str], None]:
     side = open_side(folder)
 
     def withdraw(training: str) -> None:
-        for slot in side.grants.close_training(training):
-            side.sealed.discard(slot)
+        take_back(side, training)
         try:
             asyncio.run(end_cancelled(training))
         except Exception as error:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from mlflow import MlflowClient
 
-from components.journal import Entry, verify
+from components.journal import verify
 from flows.local_record import addresses
 from tests.end_to_end.loopback import Loopback
 
@@ -28,7 +28,7 @@ def nothing_lost(ward: Loopback, training: str, undisturbed: Mapping[int, str]) 
     assert_versions_as_committed(ward, training)
     for path in (ward.home / "trainings" / ward.name, *map(ward.hospital, SITES)):
         assert verify(path / "journal.jsonl").entries
-    ward.until(lambda: not left_behind(ward))
+    assert left_behind(ward) == []
 
 
 def weights_of(ward: Loopback, training: str) -> dict[int, str]:
@@ -78,8 +78,3 @@ def left_behind(ward: Loopback) -> list[str]:
 
 def assert_once(items: list[object] | list[tuple[int, str]]) -> None:
     assert [item for item, times in Counter(items).items() if times > 1] == []
-
-
-def finished(ward: Loopback, training: str) -> list[Entry]:
-    """Return the entry that says how a training ended; nothing while it has not."""
-    return ward.events("training_finished", training=training)

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from flows.local_record import ProcessMark
-from tests.end_to_end.faults.nothing_lost import finished, nothing_lost, weights_of
+from tests.end_to_end.faults.nothing_lost import nothing_lost, weights_of
 from tests.end_to_end.faults.table import Trial, record
 from tests.end_to_end.loopback import Loopback, children
 from tests.references.open_folder import open_folder
@@ -102,11 +102,12 @@ def test_what_is_killed_costs_time_and_nothing_else(trained: Trained, part: str,
         noticed = kill(trained, part, train)
         ward.until(noticed)
         detection_s = time.monotonic() - killed
-        if part == DRIVER:
-            stack.enter_context(ward.running("train", str(ward.study)))
+        driving = stack.enter_context(ward.running("train", str(ward.study))) if part == DRIVER else train
         ward.until(lambda: steps(ward, training) > before)
         recovery_s = time.monotonic() - killed
-        ward.until(lambda: finished(ward, training))
+        said, _ = driving.communicate(timeout=300)
+        assert driving.returncode == 0, said
+        assert ward.events("training_finished", training=training)
     nothing_lost(ward, training, trained.undisturbed)
     record(Trial(f"kill -9 of {part}", stage, detection_s, recovery_s))
 
