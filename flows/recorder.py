@@ -11,12 +11,13 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from threading import Event
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.dispatch import Preparation
 from components.errors import ServiceError
@@ -41,7 +42,8 @@ if TYPE_CHECKING:
 # components.tracking is imported by the recorder's own thread: MLflow takes seconds to import and to open
 # its database, while the main thread has a training to start.
 
-OPEN_WITHIN_S, OPEN_AGAIN_S = 60.0, 1.0
+T = TypeVar("T")
+PATIENCE_S, AGAIN_S = 60.0, 1.0
 MLFLOW_UI = "http://127.0.0.1:5000"
 PREFECT_UI = "http://127.0.0.1:4200"
 
@@ -78,7 +80,7 @@ class Recorder:
         users = os.environ.get("MLFLOW_TRACKING_URI", "")
         self._study, self._home, self._uri = study, home, users or mlflow_url or tracking_uri(home)
         check_reachable(self._uri, name="MLflow")
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="recorder")
+        self._thread, self._ending = ThreadPoolExecutor(1, thread_name_prefix="recorder"), Event()
         self._opened: Future[tuple[Tracker, Registry]] | None = None
         self._template: Future[Template] | None = None
         self._started: Future[None] | None = None
@@ -97,28 +99,29 @@ class Recorder:
         """Open the training's runs, and have the network exported, both in the background; once."""
         if self._started is not None:
             return
-        self._opened = self._thread.submit(self._open)
+        self._opened = self._thread.submit(self._patiently, self._open)
         self._flow_url = f"{self._prefect_ui}/runs/flow-run/{flow_run}" if flow_run else self._prefect_ui
-        self._started = self._thread.submit(self._start, session)
+        self._started = self._thread.submit(self._patiently, self._start, session)
         self._template = self._thread.submit(self._find_template, session)
 
     def add_site(self, session: Session, found: Preparation) -> None:
         """Record the data of a site that joined; in the background, once the runs are open."""
         if self._started is not None:
-            self._thread.submit(self._log_site, session, found)
+            self._thread.submit(self._patiently, self._log_site, session, found)
 
     def register(self, session: Session, number: int) -> Future[int]:
         """Register the version of a round and record its metrics; the future holds the version's number."""
-        return self._thread.submit(self._register, session, number)
+        return self._thread.submit(self._patiently, self._register, session, number)
 
     def conclude(self, session: Session) -> Future[dict[str, Any]]:
         """Record the test results, figures and report, move ``champion`` by its rule, end the runs."""
         from flows.conclusion import conclude  # it brings MLflow, which by now is there
 
-        return self._thread.submit(lambda: conclude(session, *self._services()))
+        return self._thread.submit(self._patiently, lambda: conclude(session, *self._services()))
 
     def finish(self, status: RunStatus, reason: str = "") -> None:
         """End the training's runs, if they were opened, and wait until that is recorded; what waits is dropped."""
+        self._ending.set()
         for waiting in (self._template, self._started):
             if waiting is not None:
                 waiting.cancel()
@@ -149,14 +152,17 @@ class Recorder:
         if self._uri == local_uri(self._home):
             seed_mlflow(self._home)
         root = None if self._uri.startswith("http") else self._home / "artifacts"
-        end = time.monotonic() + OPEN_WITHIN_S
+        return Tracker(self._uri, experiment=self._study.study, artifact_root=root), Registry(self._uri)
+
+    def _patiently(self, work: Callable[..., T], *given: Any) -> T:
+        """Do something until MLflow answers: it did when the training began, and may be starting again."""
+        end = time.monotonic() + PATIENCE_S
         while True:
             try:
-                return Tracker(self._uri, experiment=self._study.study, artifact_root=root), Registry(self._uri)
-            except ServiceError:  # it answered when the training began: it may be starting again
-                if time.monotonic() > end:
+                return work(*given)
+            except ServiceError:
+                if time.monotonic() > end or self._ending.wait(AGAIN_S):
                     raise
-                time.sleep(OPEN_AGAIN_S)
 
     def _find_template(self, session: Session) -> Template:
         """Return the study's template; if there is none of these libraries, have a site process export one."""
