@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +11,7 @@ from uuid import UUID
 
 from components.assemble import quorum_of
 from components.dispatch import Preparation
-from components.errors import QuorumError, WardRoundError
+from components.errors import QuorumError, ServiceError, WardRoundError
 from components.gateway.sites import Site
 from components.rounds import Order
 from components.study import Study, VirtualSites
@@ -18,6 +19,7 @@ from flows.coordinator import CoordinatorSide
 from flows.progress import Watcher
 from flows.remote import RemoteDispatcher
 
+log = logging.getLogger("wardround.coordinator")
 LOOK_EVERY_S = 0.1
 LOOK_AT_SITES_EVERY_S = 1.0
 LONG_SILENT_S = 15.0  # before the first round, a site not heard of for so long is not waited for if others are enough
@@ -44,7 +46,8 @@ class Membership:
         self._found: dict[str, Preparation] = {}
         self._sites: dict[str, Site] = {}
         self._heard: dict[str, tuple[float, float]] = {}  # what a site's clock of arrival said, and when we saw it
-        self._began, self._looked = time.monotonic(), -math.inf
+        self._began = self._saw = time.monotonic()
+        self._looked, self._blind = -math.inf, False
 
     def gather(self, watcher: Watcher, check: Callable[[], None]) -> dict[str, Preparation]:
         """Ask every hospital to prepare, and wait for them, or for enough of them where the others are away.
@@ -91,9 +94,12 @@ class Membership:
         self._dispatcher.withdraw(order)
 
     def silent_s(self, site: str) -> float:
-        """See `flows.session.Hospitals`; by this process's own clock, from when it began to listen."""
+        """See `flows.session.Hospitals`; by this process's own clock, from when it began to listen.
+
+        While the gateway's database is away nobody grows silent: nobody could have been heard.
+        """
         self._read_sites()
-        return time.monotonic() - (self._heard[site][1] if site in self._heard else self._began)
+        return self._saw - (self._heard[site][1] if site in self._heard else self._began)
 
     def estimate_s(self, site: str) -> float | None:
         """See `flows.session.Hospitals`."""
@@ -132,18 +138,32 @@ class Membership:
             self._again_at[name] = time.monotonic() + ASK_AGAIN_S
 
     def _read_sites(self, *, now: bool = False) -> None:
-        """Read the gateway's list of sites, not too often."""
+        """Read the gateway's list of sites, not too often; while its database is away, what it said last holds."""
         seen_at = time.monotonic()
         if not now and seen_at - self._looked < LOOK_AT_SITES_EVERY_S:
             return
         self._looked = seen_at
-        self._sites = {site.name: site for site in self._side.sites.list()}
+        try:
+            self._sites = {site.name: site for site in self._side.sites.list()}
+        except ServiceError as error:
+            if not self._sites:
+                raise  # there is nothing to begin with
+            log.warning("the list of sites is that of before: %s", error)
+            self._blind = True
+            return
+        self._saw = seen_at
+        self._hear(seen_at)
+
+    def _hear(self, seen_at: float) -> None:
+        """Note which sites have been heard of since; after a time of hearing nobody, each has its time anew."""
         for name, site in self._sites.items():
-            if site.last_seen is None or self._heard.get(name, (None,))[0] == site.last_seen:
+            known = name in self._heard
+            if site.last_seen is None or (not self._blind and known and self._heard[name][0] == site.last_seen):
                 continue
             # At first sight the two clocks are compared; from then on only this process's own.
-            ago_s = 0.0 if name in self._heard else max(time.time() - site.last_seen, 0.0)
+            ago_s = 0.0 if known else max(time.time() - site.last_seen, 0.0)
             self._heard[name] = site.last_seen, seen_at - ago_s
+        self._blind = False
 
     def _is_member(self, site: Site) -> bool:
         """Return whether a site takes part in this training."""

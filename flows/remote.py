@@ -143,9 +143,9 @@ class RemoteDispatcher:
         for item in waiting:
             _fail(item.future, WardRoundError("the training was ended here"))
         self._watching.join()
-        self._clerk.close()
         while self._published:
             self._withdraw(self._published.pop())
+        self._clerk.close()
         self._runs.close()
         self._local.close()
 
@@ -162,7 +162,7 @@ class RemoteDispatcher:
 
     def _withdraw(self, digest: str) -> None:
         """Let nobody read weights any more."""
-        self._side.grants.forbid(digest)
+        self._clerk.do(self._side.grants.forbidding(digest))
         (self._side.exchange / "objects" / f"{digest}.safetensors").unlink(missing_ok=True)
 
     def _signed_plan(self, order: Order) -> Signed:

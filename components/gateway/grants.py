@@ -37,8 +37,15 @@ class Grants:
 
     def forbid(self, digest: str) -> None:
         """Let nobody read an object any more."""
-        with self._database.write() as connection:
+        self.apply([self.forbidding(digest)])
+
+    def forbidding(self, digest: str) -> Change:
+        """Return the change that lets nobody read an object any more."""
+
+        def change(connection: Connection) -> None:
             connection.execute(delete(grants).where(grants.c.digest == digest))
+
+        return change
 
     def may_read(self, name: str, digest: str) -> bool:
         """Return whether a site may read an object."""

@@ -53,15 +53,26 @@ class Up:
     def start(self) -> str:
         return wardround("up", str(self.study), "--database", self.database, home=self.home).stdout
 
+    def troubles(self) -> list[str]:
+        """What is wrong with the three servers, each asked for something from its database."""
+        found, wrong = self.addresses, []
+        asked = (
+            ("POST", f"{found.prefect}/api/work_pools/filter", {}),
+            ("GET", f"{found.mlflow}/api/2.0/mlflow/experiments/get?experiment_id=0", None),
+        )
+        for method, url, body in asked:
+            try:
+                # Patient: what is asked here is whether it answers, on a machine that may be busy, not how soon.
+                answer = httpx.request(method, url, json=body, trust_env=False, timeout=60)
+                wrong += [] if answer.is_success else [f"{url} answers {answer.status_code}: {answer.text[:200]}"]
+            except httpx.HTTPError as error:
+                wrong.append(f"{url}: {error!r}")
+        door = server_trouble(f"{found.gateway}/v1/health", str(self.folder / "secrets" / "ca.pem"))
+        return wrong + ([door] if door else [])
+
     def answers(self) -> bool:
         """Whether all three servers do."""
-        found = self.addresses
-        experiment = f"{found.mlflow}/api/2.0/mlflow/experiments/get?experiment_id=0"
-        with suppress(httpx.HTTPError):
-            asked = httpx.post(f"{found.prefect}/api/work_pools/filter", json={}, trust_env=False)
-            door = server_trouble(f"{found.gateway}/v1/health", str(self.folder / "secrets" / "ca.pem"))
-            return asked.is_success and httpx.get(experiment, trust_env=False).is_success and not door
-        return False
+        return not self.troubles()
 
 
 def processes_of(home: Path) -> list[str]:
@@ -113,7 +124,7 @@ def test_every_part_that_is_killed_comes_back(federation: Up) -> None:
     before = federation.parts()
     names = {"Prefect", "MLflow", "gateway", "coordinator", "site-1", "site-2"}
     assert set(before) == names | ({"PostgreSQL"} if federation.database == "postgresql" else set())
-    assert federation.answers()
+    assert federation.troubles() == []
     for mark in before.values():
         os.kill(mark.pid, signal.SIGKILL)
     eventually(lambda: all(mark.runs and mark != before[name] for name, mark in federation.parts().items()))
@@ -165,4 +176,4 @@ def test_after_a_killed_supervisor_up_alone_mends_it(federation: Up) -> None:
     eventually(lambda: local_record.supervisor(federation.home) is None)
     federation.start()
     assert not any(mark.runs for mark in before.values())
-    assert federation.answers()
+    assert federation.troubles() == [], (federation.folder / "up.log").read_text()

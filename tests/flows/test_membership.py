@@ -1,0 +1,95 @@
+"""Who is there, as the driver of a training sees it, with a real database of the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from components.errors import ServiceError
+from components.gateway.database import Database, sites
+from components.gateway.sites import Site, Sites
+from flows import membership as module
+from flows.coordinator import CoordinatorSide
+from flows.membership import Membership
+from flows.remote import RemoteDispatcher
+from tests.references.tiny_study import tiny_study
+
+
+class Clock:
+    """Both clocks that a membership reads, in step."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def time(self) -> float:
+        return self.now
+
+
+class Side:
+    """The part of a coordinator's side that a membership asks about silence."""
+
+    def __init__(self, known: Sites) -> None:
+        self.sites = known
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    return clock
+
+
+@pytest.fixture
+def known(tmp_path: Path, clock: Clock) -> Iterator[Sites]:
+    database = Database(f"sqlite:///{tmp_path}/g.db", clock=clock.time)
+    with database.write() as connection:
+        connection.execute(sites.insert().values(name="north", status="ready", last_seen=clock.now))
+    yield Sites(database)
+    database.close()
+
+
+def away(known: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> list[Site]:
+        raise ServiceError("the database does not answer")
+
+    monkeypatch.setattr(known, "list", fails)
+
+
+@pytest.fixture
+def membership(known: Sites) -> Membership:
+    side = cast(CoordinatorSide, Side(known))
+    return Membership(tiny_study(), side, cast(RemoteDispatcher, None), require_ready=True)
+
+
+def test_a_site_grows_silent_while_the_database_is_there(membership: Membership, clock: Clock) -> None:
+    assert membership.silent_s("north") == 0
+    clock.now += 40
+    assert membership.silent_s("north") == 40
+
+
+def test_nobody_grows_silent_while_the_database_is_away(
+    membership: Membership, known: Sites, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert membership.silent_s("north") == 0
+    with monkeypatch.context() as patch:
+        away(known, patch)
+        clock.now += 40
+        assert membership.silent_s("north") == 0
+    clock.now += 2
+    assert membership.silent_s("north") == 0, "it could not have been heard, and has its time anew"
+    clock.now += 5
+    assert membership.silent_s("north") == 5
+
+
+def test_without_a_first_look_there_is_nothing_to_go_by(
+    membership: Membership, known: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away(known, monkeypatch)
+    with pytest.raises(ServiceError, match="does not answer"):
+        membership.silent_s("north")
