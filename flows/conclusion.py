@@ -86,6 +86,7 @@ def training_figures(session: Session, results: Results, tested: Evaluation) -> 
         shown = {
             site: {m: row[m][session.metric] for m in row if session.metric in row[m]} for site, row in results.items()
         }
+        shown = {site: models for site, models in shown.items() if models}
         shown[ALL_SITES] = {m: e for m, e in shown[ALL_SITES].items() if not m.startswith("local:")}
         figures["figures/comparison.png"] = comparison_figure(session.metric, shown)
     return figures

@@ -14,6 +14,7 @@ from components.exchange.sealing import SealedFile, seal_file
 from components.exchange.signed import UpdateEnvelope, sign_update, update_context
 from components.exchange.signing import Signed
 from components.exchange.site_request import Call, Prepared, sign_prepared
+from components.failpoints import failpoint
 from components.gateway.client import GatewayClient
 from components.gateway.records import SlotKey, UploadStatus, slot_of_order
 from components.governance.identity_files import SiteKeys
@@ -67,6 +68,7 @@ class Outbox:
         sealed = None
         if update is not None:
             sealed = await asyncio.to_thread(self._seal, order, update)
+            failpoint("hospital.sealed")
         try:
             envelope = self._envelope(order, answer, sealed)
             await self._bring(slot_of_order(order), self._sealed_file(order) if sealed else None, envelope)

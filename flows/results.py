@@ -34,14 +34,15 @@ def test_results(study: Study, ledger: TrainingLedger, folder: Path) -> Results:
     Returns:
         By site, and for `ALL_SITES` (pooled from sums), by model (``local``, ``global``, ``pooled``), the
         metrics. A site's local model is judged on the site's own test items; for `ALL_SITES`, each local
-        model is judged on everybody's, as ``local:SITE``. Empty before the training was tested.
+        model is judged on everybody's, as ``local:SITE``. A site that did not answer when the model was tested
+        has no models. Empty before the training was tested.
     """
     if ledger.tested is None:
         return {}
     sums = read_sums(folder / "test.json", ledger.tested["evaluation"])
     if ledger.compared is not None:
         sums |= read_sums(folder / "compared.json", ledger.compared["evaluation"])
-    sites = sorted(sums["global"])
+    sites = sorted(sums["global"].keys() | {site for site, found in ledger.preparations.items() if found.ready})
     results: Results = {site: _at_site(study, sums, site) for site in sites}
     pooled = {model: add_sums([by_site[site] for site in sites if site in by_site]) for model, by_site in sums.items()}
     results[ALL_SITES] = {model: metrics_of(study, item) for model, item in pooled.items()}

@@ -68,6 +68,19 @@ def test_a_round_closes_without_a_hospital_that_is_away_and_says_so_on_the_versi
     assert "site-3" in table
 
 
+@pytest.mark.long
+def test_a_hospital_that_is_away_when_the_model_is_tested_is_said_to_have_no_result(ward: Loopback) -> None:
+    study = change(ward, rounds={"max": 1, "quorum": 2}, seed=19)
+    before = len(ward.events("evaluated"))
+    with ward.running("train", study) as train:
+        ward.until(lambda: len(ward.events("evaluated")) > before)
+        with stopped(ward.worker("site-3")):
+            ward.until(lambda: ward.events("evaluation_refused", site="site-3", split="test"))
+            said = ended(ward, train)
+    (row,) = [line.split() for line in said.splitlines() if line.strip().startswith("site-3")]
+    assert row == ["site-3", "-"]
+
+
 def test_a_credential_that_is_renewed_in_mid_training_costs_no_round(ward: Loopback) -> None:
     """The old one is shut out, besides: whatever still showed it would be refused."""
     study = change(ward, rounds={"max": 2, "quorum": 3}, seed=17)
@@ -175,10 +188,11 @@ def stop_at_work(ward: Loopback, site: str) -> list[int]:
     return stopped_ones
 
 
-def ended(ward: Loopback, train: subprocess.Popen[str], code: int = 0) -> None:
-    """Wait for a training to end as it should."""
+def ended(ward: Loopback, train: subprocess.Popen[str], code: int = 0) -> str:
+    """Wait for a training to end as it should, and return what it said since."""
     said, _ = train.communicate(timeout=600)
     assert train.returncode == code, said + ward.logs()
+    return said
 
 
 def latest(ward: Loopback) -> str:
