@@ -234,5 +234,7 @@ async def _evaluate_at(session: Session, number: int, site: str, split: Split) -
     verify_answer(found, order)
     asked, bins = session.study.task, session.study.evaluate.bins
     if found.sums is not None:
-        check_sums(found.sums, kind=asked.kind, classes=asked.classes, bins=bins)
+        items = session.ledger.preparations[site].items
+        most = items.usable if items else None
+        check_sums(found.sums, kind=asked.kind, classes=asked.classes, bins=bins, most_items=most)
     return found

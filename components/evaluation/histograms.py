@@ -138,7 +138,9 @@ def add_sums(sums: Sequence[ScoreSums]) -> ScoreSums:
     )
 
 
-def check_sums(sums: ScoreSums, *, kind: TaskKind, classes: Sequence[str], bins: int) -> None:
+def check_sums(
+    sums: ScoreSums, *, kind: TaskKind, classes: Sequence[str], bins: int, most_items: int | None = None
+) -> None:
     """Refuse sums that no evaluation could have given: called on what a site sends before it is used.
 
     Args:
@@ -146,12 +148,15 @@ def check_sums(sums: ScoreSums, *, kind: TaskKind, classes: Sequence[str], bins:
         kind: The task's kind.
         classes: Names of the classes.
         bins: The study's number of bins.
+        most_items: Most items that are believed: those the site said it has; no limit if None.
 
     Raises:
-        RefusedError: If shapes do not fit the study, a number is negative or not finite, the items of
-            the histograms or of the confusion table do not add up to `count`, or a bin's scores do not
-            add up to something its edges allow.
+        RefusedError: If shapes do not fit the study, a number is negative or not finite, there are more items than
+            `most_items`, the items of the histograms or of the confusion table do not add up to `count`, or a
+            bin's scores do not add up to something its edges allow.
     """
+    if most_items is not None and sums.count > most_items:
+        raise RefusedError(f"an evaluation of {sums.count} items, the site can have {most_items} at the most")
     rows, side = row_count(kind, classes), 0 if kind == "multilabel" else len(classes)
     if sums.bins != bins:
         raise RefusedError(f"evaluation has {sums.bins} bins, the study says {bins}")
@@ -160,6 +165,9 @@ def check_sums(sums: ScoreSums, *, kind: TaskKind, classes: Sequence[str], bins:
         raise RefusedError(f"evaluation does not have {rows} rows of {bins} bins")
     if [len(row) for row in sums.confusion] != [side] * side:
         raise RefusedError(f"the confusion table is not {side} x {side}")
+    counts = [count for table in (sums.positives, sums.negatives, sums.confusion) for row in table for count in row]
+    if max(counts) > sums.count:  # of any size: what follows is arithmetic in 64 bits
+        raise RefusedError(f"one count of the evaluation is above the {sums.count} items that it says it has")
     positives, negatives = np.array(sums.positives), np.array(sums.negatives)
     totals = [*(positives + negatives).sum(axis=1), *([np.sum(sums.confusion)] if side else [])]
     if min(positives.min(), negatives.min(), *map(min, sums.confusion or [[0]])) < 0:

@@ -140,6 +140,8 @@ def test_honest_sums_pass_the_check_also_after_json(task: dict[str, Any]) -> Non
     [
         ({"bins": 5}, "5 bins"),
         ({"positives": [[0, 2]]}, "hold"),
+        ({"positives": [[0, 1 << 70]]}, "above the 3 items"),
+        ({"negatives": [[2, (1 << 64) - 1]]}, "above the 3 items"),
         ({"positives": [[-1, 2]]}, "below zero"),
         ({"positives": [[0, 1], [0, 1]]}, "1 rows"),
         ({"negatives": [[1, 1, 0]]}, "rows of 2 bins"),
@@ -158,3 +160,10 @@ def test_sums_that_no_evaluation_gives_are_refused(change: dict[str, Any], said:
     sums = binary_sums([0.1, 0.9, 1.0], [0, 0, 1], bins=2)
     with pytest.raises(RefusedError, match=said):
         check_sums(sums.model_copy(update=change), bins=2, **BINARY)
+
+
+def test_more_items_than_a_site_has_are_refused() -> None:
+    sums = binary_sums([0.1, 0.9, 1.0], [0, 0, 1], bins=2)
+    check_sums(sums, bins=2, most_items=3, **BINARY)
+    with pytest.raises(RefusedError, match="an evaluation of 3 items, the site can have 2 at the most"):
+        check_sums(sums, bins=2, most_items=2, **BINARY)
