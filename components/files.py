@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import secrets
 from collections.abc import Iterator
@@ -125,6 +126,19 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def has_digest(path: Path, digest: str) -> bool:
+    """Return whether there is a file with this SHA-256.
+
+    Raises:
+        StorageError: If it cannot be read.
+    """
+    with storage_errors("read", path):
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == digest
 
 
 def make_folder(folder: Path) -> None:

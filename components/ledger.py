@@ -6,7 +6,8 @@ The journal is the truth; a ledger is a reading of it. The events of a training,
 each site, ``aggregated``, ``evaluated``, ``committed`` (may come during the next round), and at the end
 ``tested``, ``compared`` and ``training_finished``, or ``cancelled``. ``training_resumed``, ``interrupted``,
 ``site_joined``, ``site_left`` and ``waiting`` (for a quorum) may stand anywhere between; ``asked_again`` (a site,
-for another attempt) and ``late_update`` (one of an earlier round, used in this one) within a round.
+for another attempt), ``late_update`` (one of an earlier round, used in this one), ``update_lost`` (one that was
+received and is damaged now) and ``weights_mended`` (they were damaged, and written again) within a round.
 """
 
 from __future__ import annotations
@@ -57,6 +58,9 @@ class RoundLedger:
             answer = Answer.model_validate(data["answer"])
             self.received[answer.site] = answer
             self.durations |= {answer.site: data["took_s"]} if "took_s" in data else {}
+        elif event == "update_lost":
+            self.received.pop(data["site"], None)
+            self.refused[data["site"]] = data["reason"]
         elif event == "update_refused":
             self.refused[data["site"]] = data["reason"]
         elif event == "asked_again":

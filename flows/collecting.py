@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.errors import QuorumError, SiteError, WardRoundError
+from components.errors import QuorumError, RefusedError, SiteError, WardRoundError
 from components.federation import receive, slot_of, training_order
 from components.rounds import Answer, RoundPlan, ServerState
 from flows.readiness import reasons_text
@@ -53,6 +53,7 @@ class Collection:
         self._changed, self._closed = asyncio.Event(), asyncio.Event()
         self._said = ""
         self._broken: Exception | None = None
+        self._drop_damaged()
         for site in self.sites:
             self._ask(site)
 
@@ -129,10 +130,22 @@ class Collection:
         self._let_go()
 
     def ask_again(self, site: str) -> None:
-        """Ask a site for another attempt."""
+        """Ask a site for another attempt; weights that it could not use are mended if it was they."""
+        if self._session.store.mend(self._item.plan.base_digest, self._state.weights):
+            self._session.record("weights_mended", round=self._number, weights=self._item.plan.base_digest)
         attempt = self._item.plan_for(site).attempt + 1
         self._session.record("asked_again", round=self._number, site=site, attempt=attempt)
         self._ask(site)
+
+    def _drop_damaged(self) -> None:
+        """Count no update that was received before a restart and is damaged now: its site is asked for it again."""
+        for site, answer in sorted(self._item.received.items()):
+            slot = slot_of(self._item.plan_for(site), site)
+            try:
+                if answer.update is not None:
+                    self._session.store.get_update(slot, answer.update)
+            except RefusedError as error:
+                self._session.record("update_lost", round=self._number, site=site, reason=str(error))
 
     def _ask(self, site: str) -> None:
         """Ask a site, unless its update is in its slot: it may have finished while no coordinator was there."""

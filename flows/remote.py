@@ -20,13 +20,13 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 
 from components.dispatch import Dispatcher, InitialModel, Preparation
-from components.errors import ServiceError, WardRoundError
+from components.errors import RefusedError, ServiceError, WardRoundError
 from components.exchange.sealing import open_file, sealed_size
 from components.exchange.signed import SignedOrder, SignedPlan, sign_order, sign_plan, update_context, verify_update
 from components.exchange.signing import Signed, read_signed
 from components.exchange.site_request import Call, SiteRequest, request_text, sign_call, verify_prepared
 from components.federation import slot_of
-from components.files import make_folder
+from components.files import has_digest, make_folder
 from components.gateway.records import SlotKey, slot_of_order
 from components.governance.architecture import architecture_digest
 from components.rounds import Answer, Order
@@ -151,10 +151,12 @@ class RemoteDispatcher:
 
     def _publish(self, digest: str) -> None:
         """Put weights where the gateway finds them; those of rounds that are over are withdrawn."""
-        shared = self._side.exchange / "objects" / f"{digest}.safetensors"
+        shared, own = self._side.exchange / "objects" / f"{digest}.safetensors", self._store.path(digest)
         make_folder(shared.parent)
+        if shared.exists() and not shared.samefile(own) and not has_digest(shared, digest):
+            shared.unlink()  # damaged; the store's were mended, and are another file now
         with suppress(FileExistsError):
-            shared.hardlink_to(self._store.path(digest))
+            shared.hardlink_to(own)
         if digest not in self._published:
             self._published.append(digest)
             while len(self._published) > PUBLISHED:
@@ -219,6 +221,8 @@ class RemoteDispatcher:
         except WardRoundError as error:
             self._settle(item)
             _fail(item.future, error)
+            if isinstance(error, RefusedError) and not self._side.keep_sealed:
+                self._side.sealed.discard(item.slot)  # nobody will take it; the journal has the reason
             self._runs.ended(item.key, Failed(name="Refused", message=f"the answer is not taken: {error}"))
             return
         if not item.future.done():

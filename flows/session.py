@@ -16,8 +16,8 @@ from uuid import UUID
 from components.convergence import Progress, assess
 from components.deadlines import learned_deadline
 from components.dispatch import Dispatcher, Preparation
-from components.errors import WardRoundError
-from components.federation import Evaluation, first_state, load_state, pool_sums
+from components.errors import RefusedError, StorageError, WardRoundError
+from components.federation import Evaluation, first_state, load_state, pool_sums, save_state, updates_of
 from components.journal import Journal
 from components.ledger import TrainingLedger, resumable
 from components.rounds import Answer, Order, ServerState
@@ -166,10 +166,35 @@ class Session:
         return self.ledger.rounds[number].require_state().weights if number else self.ledger.initial.weights_digest
 
     def state_after(self, number: int) -> ServerState:
-        """Return the state after a round; 0 is before the first."""
-        if number:
-            return load_state(self.store, self.ledger.rounds[number].require_state())
-        return first_state(self.strategy, self.ledger.initial, self.store)
+        """Return the state after a round; 0 is before the first.
+
+        Weights that are damaged are made again of the round's updates, which stay until the round is committed.
+
+        Raises:
+            StorageError: If they are damaged or not there, and cannot be made again.
+        """
+        if not number:
+            return first_state(self.strategy, self.ledger.initial, self.store)
+        item = self.ledger.rounds[number]
+        try:
+            return load_state(self.store, item.require_state())
+        except StorageError:
+            if item.version is not None or not self._aggregate_again(number):
+                raise
+            return load_state(self.store, item.require_state())
+
+    def _aggregate_again(self, number: int) -> bool:
+        """Write the state after a round anew, and return whether it is the one that was; the same updates give it."""
+        item = self.ledger.rounds[number]
+        try:
+            updates = updates_of(item.used_plans, item.used_answers, self.store)
+            state = self.strategy.aggregate(self.state_after(number - 1), updates)
+        except (RefusedError, StorageError):
+            return False
+        mended = save_state(self.store, state) == item.state
+        if mended:
+            self.record("weights_mended", round=number, weights=item.require_state().weights)
+        return mended
 
     def submit(self, order: Order) -> Future[Answer]:
         """Send an order to its site, unless the operator has stopped the training.

@@ -26,6 +26,7 @@ from components.errors import RefusedError, StorageError
 from components.exchange.codec import DEFAULT_LIMITS, ReadLimits, WrittenFile, read_weights, write_into
 from components.files import (
     TEMPORARY,
+    has_digest,
     link_once,
     make_folder,
     remove_if_abandoned,
@@ -101,6 +102,26 @@ class FolderStore:
         """
         return self._write(self.root / "objects", weights).sha256
 
+    def mend(self, digest: str, weights: Mapping[str, Tensor]) -> bool:
+        """Write weights anew if what lies under their digest is damaged, or is not there.
+
+        Args:
+            digest: Their digest.
+            weights: The weights, as they are in memory.
+
+        Returns:
+            Whether they had to be.
+
+        Raises:
+            StorageError: If they cannot be written, or those in memory are damaged too.
+        """
+        if has_digest(self.path(digest), digest):
+            return False
+        self._last = None
+        if self.put_weights(weights) != digest:
+            raise StorageError(f"weights {digest} in the store are damaged: restore the file from a backup")
+        return True
+
     def path(self, digest: str) -> Path:
         """Return where the weights with this digest lie, whether or not they are there.
 
@@ -134,8 +155,8 @@ class FolderStore:
             weights = read_weights(path, expected_digest=digest, limits=self._limits)
         except RefusedError as error:
             raise StorageError(
-                f"weights {digest} in the store are damaged ({error}): delete that file and run the same command "
-                "again, or restore it from a backup"
+                f"weights {digest} in the store are damaged ({error}): restore that file from a backup, or start a "
+                "new training"
             ) from error
         self._last = digest, weights
         return dict(weights)

@@ -62,10 +62,22 @@ def test_a_damaged_object_is_found_named_and_healed_by_putting_it_again(store: F
     data = bytearray(store.path(name).read_bytes())
     data[-1] ^= 1
     store.path(name).write_bytes(data)
-    with pytest.raises(StorageError, match=f"weights {name} in the store are damaged.*delete that file"):
+    with pytest.raises(StorageError, match=f"weights {name} in the store are damaged.*restore that file"):
         store.get(name)
     store.put_weights(WEIGHTS)
     assert digest(store.get(name)) == name
+
+
+def test_weights_are_mended_from_memory_where_they_are_damaged_or_gone(store: FolderStore) -> None:
+    name = store.put_weights(WEIGHTS)
+    assert not store.mend(name, WEIGHTS)
+    store.path(name).write_bytes(b"x" + store.path(name).read_bytes()[1:])
+    assert store.mend(name, WEIGHTS)
+    store.path(name).unlink()
+    assert store.mend(name, WEIGHTS)
+    assert digest(store.get(name)) == name
+    with pytest.raises(StorageError, match=f"weights {'0' * 64} in the store are damaged"):
+        store.mend("0" * 64, WEIGHTS)
 
 
 def test_weights_that_are_not_there_are_named(store: FolderStore) -> None:
