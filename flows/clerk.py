@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
+from collections.abc import Callable
 
-from components.errors import ServiceError
+from components.errors import ServiceError, WardRoundError
 from components.gateway.grants import Change, Grants
 
 AGAIN_S = 1.0
@@ -25,14 +26,19 @@ class Clerk:
 
     def __init__(self, grants: Grants) -> None:
         self._grants = grants
-        self._asked: deque[Change] = deque()
+        self._asked: deque[tuple[Change, Callable[[], None] | None]] = deque()
         self._news, self._ending = threading.Event(), False
         self._thread = threading.Thread(target=self._work, daemon=True, name="clerk")
         self._thread.start()
 
-    def do(self, change: Change) -> None:
-        """Ask for a change; returns at once."""
-        self._asked.append(change)
+    def do(self, change: Change, then: Callable[[], None] | None = None) -> None:
+        """Ask for a change; returns at once.
+
+        Args:
+            change: The change.
+            then: What is done once it was made, and not before.
+        """
+        self._asked.append((change, then))
         self._news.set()
 
     def close(self) -> None:
@@ -54,13 +60,23 @@ class Clerk:
         while self._asked:
             batch = list(self._asked)
             try:
-                self._grants.apply(batch)
+                self._grants.apply([change for change, _ in batch])
             except ServiceError as error:
                 log.warning("the gateway's list of work waits: %s", error)
                 if self._ending:
                     return False
                 threading.Event().wait(AGAIN_S)
                 continue
-            for _ in batch:
+            for _, then in batch:
                 self._asked.popleft()
+                if then is not None:
+                    _carry_out(then)
         return True
+
+
+def _carry_out(then: Callable[[], None]) -> None:
+    """Do what follows a change; what goes wrong with it must not keep the list from being kept."""
+    try:
+        then()
+    except WardRoundError as error:
+        log.warning("%s", error)

@@ -226,10 +226,10 @@ class Hospital:
         await asyncio.to_thread(self._fetch, study, order.weights_digest)
         async with self._process(request, piece) as process:
             answer = await asyncio.wrap_future(process.submit(order))
-        await self._outbox.deliver_answer(order, answer, self._update(study, order, answer))
+        said = await self._outbox.deliver_answer(order, answer, self._update(study, order, answer))
         self._journal.append("answer_delivered", training=order.plan.training, round=order.plan.round,
                              kind=request.kind if request.kind == "train" else order.split, status=answer.status,
-                             nonce=order.nonce)  # fmt: skip
+                             nonce=order.nonce, **({} if said else {"confirmed": False}))  # fmt: skip
         self._tidy(study, order)
         return f"{answer.status}{': ' + answer.reason if answer.reason else ''}"
 

@@ -53,13 +53,16 @@ class Outbox:
         slot = SlotKey(training=call.training, round=1, attempt=1, kind="prepare", site=site)
         await self._bring(slot, None, sign_prepared(prepared, self._keys.signing))
 
-    async def deliver_answer(self, order: Order, answer: Answer, update: Path | None) -> None:
+    async def deliver_answer(self, order: Order, answer: Answer, update: Path | None) -> bool:
         """Seal an update to the coordinator, sign the answer, and bring both to the slot of the order.
 
         Args:
             order: What was asked.
             answer: What is answered.
             update: The update that the answer names, safetensors; None if it names none.
+
+        Returns:
+            Whether the gateway said that it has it; see `GatewayClient.deliver`.
 
         Raises:
             RefusedError: If the gateway does not take it; the slot may be closed.
@@ -71,7 +74,7 @@ class Outbox:
             failpoint("hospital.sealed")
         try:
             envelope = self._envelope(order, answer, sealed)
-            await self._bring(slot_of_order(order), self._sealed_file(order) if sealed else None, envelope)
+            return await self._bring(slot_of_order(order), self._sealed_file(order) if sealed else None, envelope)
         finally:
             with suppress(FileNotFoundError):
                 self._sealed_file(order).unlink()
@@ -105,12 +108,11 @@ class Outbox:
         )
         return sign_update(envelope, self._keys.signing)
 
-    async def _bring(self, slot: SlotKey, payload: Path | None, envelope: Signed) -> None:
+    async def _bring(self, slot: SlotKey, payload: Path | None, envelope: Signed) -> bool:
         """Deliver; a gateway that is away is waited for, until the work is withdrawn."""
         while True:
             try:
-                await asyncio.to_thread(self._send, slot, payload, envelope.model_dump_json().encode())
-                return
+                return await asyncio.to_thread(self._send, slot, payload, envelope.model_dump_json().encode())
             except ServiceError as error:
                 log.warning("an answer waits for the gateway: %s", error)
                 await asyncio.sleep(AGAIN_S)
@@ -119,6 +121,6 @@ class Outbox:
         with self._lock:
             return self._client.status(slot)
 
-    def _send(self, slot: SlotKey, payload: Path | None, envelope: bytes) -> None:
+    def _send(self, slot: SlotKey, payload: Path | None, envelope: bytes) -> bool:
         with self._lock:
-            self._client.deliver(slot, payload, envelope)
+            return self._client.deliver(slot, payload, envelope)

@@ -12,6 +12,7 @@ import threading
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -129,8 +130,7 @@ class RemoteDispatcher:
         slot = slot_of_order(order)
         with self._lock:
             item = self._waiting.pop(slot, None)
-        self._clerk.do(self._side.grants.closing(slot))
-        self._side.sealed.discard(slot)
+        self._close(slot, wake=True, discard=True)
         if item is not None:
             self._runs.ended(item.key, Cancelled(message="withdrawn by the coordinator"))
             item.future.cancel()
@@ -219,17 +219,14 @@ class RemoteDispatcher:
         except ServiceError:  # of the gateway's database: no fault of the site
             raise
         except WardRoundError as error:
-            self._settle(item)
+            # What was refused nobody takes any more, and the journal has the reason.
+            self._settle(item, discard=isinstance(error, RefusedError) and not self._side.keep_sealed)
             _fail(item.future, error)
-            if isinstance(error, RefusedError) and not self._side.keep_sealed:
-                self._side.sealed.discard(item.slot)  # nobody will take it; the journal has the reason
             self._runs.ended(item.key, Failed(name="Refused", message=f"the answer is not taken: {error}"))
             return
         if not item.future.done():
             item.future.set_result(result)  # the round goes on; the slot is tidied up beside it
-        self._settle(item)
-        if not self._side.keep_sealed:
-            self._side.sealed.discard(item.slot)  # what it held is in the store, or in the journal
+        self._settle(item, discard=not self._side.keep_sealed)  # what it held is in the store, or in the journal
         self._runs.ended(item.key, _end_of(result))
 
     def _read(self, item: _Waiting, text: bytes) -> Any:
@@ -251,11 +248,16 @@ class RemoteDispatcher:
         open_file(self._side.sealed.payload(slot), target, self._side.secrets.sealing, context, self._most_bytes(order))
         self._store.submit(place, answer)
 
-    def _settle(self, item: _Waiting) -> None:
+    def _settle(self, item: _Waiting, *, discard: bool) -> None:
         """Wait for a piece of work no more, and close its slot."""
-        self._clerk.do(self._side.grants.closing(item.slot, wake=False))
+        self._close(item.slot, wake=False, discard=discard)
         with self._lock:
             self._waiting.pop(item.slot, None)
+
+    def _close(self, slot: SlotKey, *, wake: bool, discard: bool) -> None:
+        """Close a slot, and then drop what lies in it: until it is closed, a site may bring what it brought again."""
+        then = partial(self._side.sealed.discard, slot) if discard else None
+        self._clerk.do(self._side.grants.closing(slot, wake=wake), then)
 
 
 def _run_name(item: _Waiting) -> str:

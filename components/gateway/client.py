@@ -37,7 +37,7 @@ from components.gateway.records import (
     own_version,
 )
 from components.gateway.tokens import Invitation, read_token
-from components.gateway.transport import Pauses, Route, Wire, client_context, httpx_settings
+from components.gateway.transport import TRIES, Pauses, Route, Wire, client_context, httpx_settings
 from components.governance.certificates import make_csr
 from components.governance.credentials import Credential, read_authority, verify_chain
 from components.governance.identity_files import SiteFolder
@@ -148,13 +148,17 @@ class GatewayClient:
                 part.unlink()
         raise RefusedError(f"the gateway's object {digest} hashes to {found}: it was changed or damaged")
 
-    def deliver(self, slot: SlotKey, payload: Path | None, envelope: bytes) -> None:
+    def deliver(self, slot: SlotKey, payload: Path | None, envelope: bytes) -> bool:
         """Bring a sealed payload and its envelope into this site's slot; sent twice, it is there once.
 
         Args:
             slot: The slot.
             payload: The sealed update; None if the answer has none.
             envelope: The signed envelope, JSON.
+
+        Returns:
+            Whether the gateway said that it is there. False if its answer was lost, and at the next try the slot
+            was closed: it was taken meanwhile, or nobody wants it any more.
 
         Raises:
             RefusedError: If the slot is not open, is sealed with another envelope, or it is too large.
@@ -167,7 +171,10 @@ class GatewayClient:
             # What lay there was the beginning of another payload.
             self.upload(slot, payload, fresh=True)
             answer = self._submit(slot, envelope)
+        if answer.status_code == 404 and answer.extensions[TRIES] > 1:
+            return False
         self._wire.check(answer)
+        return True
 
     def upload(self, slot: SlotKey, payload: Path, *, fresh: bool = False) -> None:
         """Bring a payload, from where it broke off; with `fresh`, from its beginning."""
@@ -212,7 +219,7 @@ class GatewayClient:
     def _submit(self, slot: SlotKey, envelope: bytes) -> httpx.Response:
         """Seal a slot."""
         headers = {"content-type": "application/json"}
-        return self._wire.send("POST", f"{_path(slot)}/submit", content=envelope, headers=headers, accept=(409,))
+        return self._wire.send("POST", f"{_path(slot)}/submit", content=envelope, headers=headers, accept=(404, 409))
 
     def _fetch(self, digest: str, part: Path, max_bytes: int) -> str:
         """Fetch what is missing of an object, and return what all of it hashes to."""

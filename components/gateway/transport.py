@@ -24,6 +24,7 @@ from components.gateway.signed_requests import WINDOW_S, sign_request
 from components.governance.identity_files import SiteFolder
 
 PATIENCE_S = 60.0
+TRIES = "wardround.tries"  # in an answer's extensions: how often was asked for it; what came before may have arrived
 _AGAIN = frozenset({429, 502, 503, 504})
 _FIRST_S, _LONGEST_S = 0.2, 10.0
 _TIMEOUT = httpx.Timeout(90.0, connect=10.0)
@@ -148,9 +149,10 @@ class Wire:
             RefusedError: If the gateway refused.
             ServiceError: If it could not be reached for `Route.patience_s`.
         """
-        for patience in self.attempts():
+        for tries, patience in enumerate(self.attempts(), 1):
             with patience:
                 response = self._open().request(method, path, **content)
+                response.extensions[TRIES] = tries
                 self.check(response, accept)
                 return response
         raise ServiceError(f"the gateway {self._address} does not answer")

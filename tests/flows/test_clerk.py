@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import ServiceError
+from components.errors import ServiceError, StorageError
 from components.gateway.database import Database
 from components.gateway.grants import Change, Grants
 from components.gateway.records import SlotKey
@@ -36,6 +36,22 @@ def test_changes_are_made_in_their_order_and_all_before_it_ends(grants: Grants) 
     clerk.close()
     wanted = ["again", *(str(number) for number in range(2, 30, 2))]
     assert sorted(item.request for item in grants.work("north")) == sorted(wanted)
+
+
+def test_what_follows_a_change_is_done_after_it_and_its_errors_end_nothing(grants: Grants) -> None:
+    grants.open_slot(slot(1), max_bytes=1)
+    seen: list[int | None] = []
+
+    def look() -> None:
+        seen.append(grants.open_bytes(slot(1)))
+        raise StorageError("the disk is full")
+
+    clerk = Clerk(grants)
+    clerk.do(grants.closing(slot(1)), look)
+    clerk.do(grants.opening(slot(1), max_bytes=2))
+    until(lambda: grants.open_bytes(slot(1)) == 2)
+    clerk.close()
+    assert seen in ([None], [2])  # where both were made in one transaction
 
 
 def test_what_is_asked_for_at_once_is_one_transaction(grants: Grants, monkeypatch: pytest.MonkeyPatch) -> None:

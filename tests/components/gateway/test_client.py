@@ -2,6 +2,7 @@
 
 import hashlib
 import select
+import shutil
 import socket
 import ssl
 import threading
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from components.errors import RefusedError, ServiceError
@@ -239,6 +241,29 @@ def test_a_slot_that_is_closed_or_too_small_is_named(gate: Gate, north: SiteFold
         gate.grants.close_slots("chest-1", 4, 1)
         with pytest.raises(RefusedError, match="the round is closed"):
             client.deliver(slot, tmp_path / "p", b"{}")
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_delivery_whose_answer_was_lost_is_there_or_was_taken(
+    gate: Gate, north: SiteFolder, tmp_path: Path, taken: bool
+) -> None:
+    """Taken, and the slot closed, before it is brought again: the coordinator is quick."""
+    slot, lost = gate.open_slot("north", round_number=200 + taken), []
+    sealed = gate.exchange / "sealed" / slot.folder
+    (tmp_path / "p").write_bytes(CONTENT)
+
+    def lose(answer: httpx.Response) -> None:
+        if answer.request.url.path.endswith("/submit") and not lost:
+            lost.append((sealed / "payload").read_bytes())
+            if taken:
+                gate.grants.close_slot(slot)
+                shutil.rmtree(sealed)
+            raise httpx.ReadError("the answer is lost")
+
+    with gate.client(north) as client:
+        client._wire._open().event_hooks = {"response": [lose]}
+        assert client.deliver(slot, tmp_path / "p", envelope(north, slot, CONTENT)) is not taken
+    assert lost == [CONTENT]
 
 
 @pytest.mark.parametrize("cut", [2_000, 3_000_000, 9_000_000])
