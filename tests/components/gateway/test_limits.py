@@ -4,7 +4,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -28,9 +28,9 @@ def member(strict: Gate) -> SiteFolder:
     return strict.enrol("member")
 
 
-def connect(gate: Gate, folder: SiteFolder | None = None) -> ssl.SSLSocket:
+def connect(gate: Gate, folder: SiteFolder | None = None, *, at: str = "127.0.0.1") -> ssl.SSLSocket:
     context = client_context(gate.secrets.authority.pem.decode(), Route(), folder)
-    plain = socket.create_connection(("127.0.0.1", gate.running.port), timeout=10)
+    plain = socket.create_connection(("127.0.0.1", gate.running.port), timeout=10, source_address=(at, 0))
     return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 
@@ -129,6 +129,19 @@ def test_one_address_has_so_many_connections_and_no_more(strict: Gate) -> None:
             connection.close()
     ask = b"GET /v1/health HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
     assert until(lambda: answer(strict, ask).startswith(b"HTTP/1.1 200"))
+
+
+def test_slow_connections_of_one_address_leave_room_for_the_others(build: Build) -> None:
+    """As many as one address may have, each with half a request."""
+    gate = build(limits=Limits(header_s=120, connections_per_address=64))
+    ask = b"GET /v1/health HTTP/1.1\r\nHost: g\r\nConnection: close\r\n\r\n"
+    with ExitStack() as slow:
+        for _ in range(64):
+            slow.enter_context(closing(connect(gate))).sendall(b"GET /v1/health HTTP/1.1\r\nHost:")
+        assert answer(gate, ask) == b""
+        elsewhere = slow.enter_context(closing(connect(gate, at="127.0.0.2")))
+        elsewhere.sendall(ask)
+        assert b"".join(received(elsewhere)).startswith(b"HTTP/1.1 200")
 
 
 def test_a_stranger_is_slowed_down_and_a_member_is_not(build: Build) -> None:
