@@ -293,7 +293,9 @@ class Session:
 def _about(seconds: float) -> str:
     """Return a time in a unit that does not change all the time.
 
-    >>> _about(95), _about(7500)
-    ('1 min', '2 h')
+    >>> _about(35), _about(95), _about(7500)
+    ('less than a minute', '1 min', '2 h')
     """
+    if seconds < 60:
+        return "less than a minute"
     return f"{seconds // 60:.0f} min" if seconds < 3600 else f"{seconds // 3600:.0f} h"

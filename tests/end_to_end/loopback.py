@@ -7,9 +7,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +27,13 @@ class Loopback:
         study: The study's file.
         name: Its name.
         home: The home.
+        environment: Further variables for its commands and processes.
     """
 
     study: Path
     name: str
     home: Path
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run a command of `wardround` to its end."""
@@ -72,17 +74,18 @@ class Loopback:
     def logs(self) -> str:
         return "".join(f"\n== {path}\n{path.read_text()[-3000:]}" for path in sorted(self.home.rglob("*.log")))
 
-    def until(self, condition: Callable[[], Any], limit_s: float = LIMIT_S) -> Any:
+    def until(self, condition: Callable[[], Any], limit_s: float = LIMIT_S, *, every_s: float = 0.05) -> Any:
         """Wait until something is so, and return what it then is."""
         end = time.monotonic() + limit_s
         while not (found := condition()):
             assert time.monotonic() < end, f"it did not come to that\n{self.logs()}"
-            time.sleep(0.05)
+            time.sleep(every_s)
         return found
 
     @property
     def _environment(self) -> dict[str, str]:
-        return {**os.environ, "WARDROUND_HOME": str(self.home), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": ""}
+        ours = {"WARDROUND_HOME": str(self.home), "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": ""}
+        return {**os.environ, **ours, **self.environment}
 
 
 @contextmanager

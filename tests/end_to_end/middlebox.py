@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -20,6 +19,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+
+from tests.end_to_end.served import Served
 
 PIECE = 1 << 16
 
@@ -33,7 +34,7 @@ class Connection:
     received: bytearray = field(default_factory=bytearray)
 
 
-class Middlebox:
+class Middlebox(Served):
     """A proxy in a thread of its own.
 
     Args:
@@ -49,9 +50,7 @@ class Middlebox:
         self.lines: list[str] = []
         self.connections: list[Connection] = []
         self._authority, self._trusts = authority, trusts
-        self._loop = asyncio.new_event_loop()
-        self._started = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        super().__init__()
 
     @property
     def url(self) -> str:
@@ -62,30 +61,6 @@ class Middlebox:
     def inspected(self) -> bytes:
         """Everything that passed, in both directions."""
         return b"\n".join(bytes(half) for made in self.connections for half in (made.sent, made.received))
-
-    def start(self) -> None:
-        self._thread.start()
-        assert self._started.wait(20)
-
-    def stop(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(20)
-        assert not self._thread.is_alive()
-
-    def _run(self) -> None:
-        asyncio.set_event_loop(self._loop)
-        server = self._loop.run_until_complete(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.port = int(server.sockets[0].getsockname()[1])
-        self._started.set()
-        try:
-            self._loop.run_forever()
-        finally:
-            server.close()
-            tasks = asyncio.all_tasks(self._loop)
-            for task in tasks:
-                task.cancel()
-            self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
-            self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         upstream: asyncio.StreamWriter | None = None

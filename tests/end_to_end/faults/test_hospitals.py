@@ -1,0 +1,126 @@
+"""A hospital that sleeps past its deadline, or past the end of its credential, is revoked, or has another time."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from components.exchange.keys import TlsKey
+from components.governance.certificates import Authority, issue_credential, make_csr
+from components.governance.identity_files import SiteFolder
+from tests.end_to_end.faults.trained import Trained, federation
+from tests.end_to_end.faults.wires import hear_of, relayed
+from tests.end_to_end.loopback import stopped
+from tests.references.open_folder import open_folder
+
+pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
+SITE = "site-2"
+OFF_S = 600
+
+
+def test_a_hospital_that_stands_still_past_its_deadline_is_waited_for(trained: Trained) -> None:
+    with trained.edition(rounds={"max": 3, "quorum": 3, "deadline_s": 10}), trained.disturbed() as row:
+        row.reach("asked")
+        row.strike()
+        with stopped(trained.ward.worker(SITE)):
+            row.notice(lambda: [e for e in row.events("waiting") if SITE in e.data["reason"]])
+            row.again()
+        row.go_on()
+        row.end()
+    row.record("a hospital's processes stopped (SIGSTOP) past the deadline, then going on", "asked")
+
+
+def test_a_hospital_that_slept_past_its_credential_is_told_and_comes_back_with_a_token(trained: Trained) -> None:
+    ward, folder = trained.ward, SiteFolder(trained.ward.hospital(SITE))
+    with trained.disturbed() as row:
+        row.reach("asked")
+        row.strike()
+        with stopped(ward.worker(SITE)):
+            expire(trained, folder)
+        row.notice(lambda: "this hospital's credential expired on" in (folder.state / "worker.log").read_text())
+        row.again()
+        token = ward.run("coordinator", "invite", SITE).stdout.strip()
+        ward.run("hospital", "enroll", "--token", token, "--folder", str(folder.state))
+        row.go_on()
+        row.end()
+    row.record("a hospital's credential expired; a new token", "asked")
+
+
+def test_a_hospital_that_is_revoked_is_left_out_and_the_training_goes_on(trained: Trained) -> None:
+    """Of its study's edition that needs two of three; the weights until then are those of all three."""
+    ward = trained.ward
+    with trained.edition(rounds={"max": 3, "quorum": 2}), trained.disturbed() as row:
+        row.reach("asked")
+        row.strike()
+        ward.run("coordinator", "revoke", SITE)
+        row.notice(lambda: row.events("site_left", site=SITE))
+        row.go_on()
+        before = {number: digest for number, digest in trained.undisturbed.items() if number < 2}
+        row.end(like=before)
+    (left,) = row.events("site_left")
+    assert left.data["reason"] == "it was revoked"
+    last = row.events("aggregated", round=3)[0]
+    assert last.data["took_part"] == ["site-1", "site-3"]
+    log = (ward.hospital(SITE) / "worker.log").read_text()
+    assert "it was revoked, or has left; ask the federation's operator for a new token" in log
+    row.record("a hospital's credential revoked", "asked")
+    token = ward.run("coordinator", "invite", SITE).stdout.strip()
+    ward.run("hospital", "enroll", "--token", token, "--folder", str(ward.hospital(SITE)))
+    hear_of(trained, SITE)
+
+
+def expire(trained: Trained, folder: SiteFolder) -> None:
+    """Give a hospital a credential by the federation's own authority that has ended."""
+    authority = Authority.load(trained.ward.home / "federation" / "secrets")
+    csr, long_ago = make_csr(TlsKey.load(folder.tls_key), SITE), datetime.now(UTC) - timedelta(days=30)
+    folder.write_credential(issue_credential(authority, csr, site=SITE, at=long_ago).pem)
+
+
+@contextmanager
+def another_time(offset_s: int) -> Iterator[Trained]:
+    """A federation in which one hospital's clock is off: a library before the C library's says so to its processes."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("another time needs a C compiler")
+    source = Path(__file__).with_name("clock.c")
+    with open_folder() as folder:
+        library = folder / "clock.so"
+        subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(library), str(source), "-ldl"], check=True)
+        environment = {"LD_PRELOAD": str(library), "CLOCK_OF": f"hospitals/{SITE}", "CLOCK_OFF_S": str(offset_s)}
+        with federation(environment) as made:
+            yield made
+
+
+@pytest.mark.parametrize("offset_s", [OFF_S, -OFF_S], ids=["ahead", "behind"])
+def test_a_clock_that_is_off_changes_nothing(trained: Trained, offset_s: int) -> None:
+    """Also the first training was with it: compared with a federation whose clocks are right."""
+    with another_time(offset_s) as other:
+        assert_its_time_is_off(other, offset_s)
+        assert other.undisturbed == trained.undisturbed
+        with other.disturbed() as row:
+            row.reach("asked")
+            row.strike()
+            row.notice(lambda: row.events("update_received", round=2, site=SITE))
+            row.go_on()
+            row.end(like=trained.undisturbed)
+    row.record(f"a hospital's clock {OFF_S // 60} minutes {'ahead' if offset_s > 0 else 'behind'}", "always")
+
+
+def test_where_requests_are_signed_a_clock_that_is_off_is_named() -> None:
+    with another_time(OFF_S) as other, relayed(other, SITE, lambda _: "pass"):
+        log = other.ward.hospital(SITE) / "worker.log"
+        said = f"the clocks of gateway and hospital are {OFF_S} s apart: set this machine's clock (NTP)"
+        other.ward.until(lambda: said in log.read_text())
+
+
+def assert_its_time_is_off(other: Trained, offset_s: int) -> None:
+    """What it wrote into its journal has its own time."""
+    theirs = datetime.fromisoformat(other.ward.at(SITE, "answer_delivered")[-1].time)
+    ours = datetime.fromisoformat(other.ward.events("training_finished")[-1].time)
+    assert abs((theirs - ours).total_seconds() - offset_s) < 120
