@@ -9,13 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:  # it brings torch, which a hospital's worker does without
     from components.weights import Weights
 
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 SHA256_PATTERN = r"[0-9a-f]{64}"
+DETAILS_DEEP = 8
 
 Name = Annotated[
     str,
@@ -192,6 +193,17 @@ class UpdateManifest(Record):
     loss_sum: float
 
 
+def _require_shallow(details: dict[str, Any]) -> dict[str, Any]:
+    """Refuse lists and objects within each other without end."""
+    level: list[Any] = [details]
+    for _ in range(DETAILS_DEEP):
+        inner = [item.values() if isinstance(item, dict) else item for item in level if isinstance(item, dict | list)]
+        level = [value for values in inner for value in values]
+    if any(isinstance(value, dict | list) for value in level):
+        raise ValueError(f"details are nested more than {DETAILS_DEEP} deep")
+    return details
+
+
 class Answer(Record):
     """What a site answers to an order.
 
@@ -203,7 +215,8 @@ class Answer(Record):
         sums: For an evaluation that is done.
         items: The site's item counts.
         seconds: Durations by stage.
-        details: Further JSON that may leave the site (data digest, class counts).
+        details: Further JSON that may leave the site (data digest, class counts), at most `DETAILS_DEEP` levels deep:
+            what a site sends is written and read by recursion in more than one place.
     """
 
     kind: Literal["train", "evaluate"]
@@ -217,4 +230,4 @@ class Answer(Record):
     sums: ScoreSums | None = None
     items: ItemCounts | None = None
     seconds: dict[str, float] = Field(default_factory=dict)
-    details: dict[str, Any] = Field(default_factory=dict)
+    details: Annotated[dict[str, Any], AfterValidator(_require_shallow)] = Field(default_factory=dict)

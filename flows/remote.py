@@ -215,7 +215,7 @@ class RemoteDispatcher:
             text = self._side.sealed.envelope(item.slot)
             if text is None:
                 return
-            result = self._read(item, text)
+            result = self._read_any(item, text)
         except ServiceError:  # of the gateway's database: no fault of the site
             raise
         except WardRoundError as error:
@@ -228,6 +228,16 @@ class RemoteDispatcher:
             item.future.set_result(result)  # the round goes on; the slot is tidied up beside it
         self._settle(item, discard=not self._side.keep_sealed)  # what it held is in the store, or in the journal
         self._runs.ended(item.key, _end_of(result))
+
+    def _read_any(self, item: _Waiting, text: bytes) -> Any:
+        """Return what a site delivered, verified; whatever it is that cannot be read is refused."""
+        try:
+            return self._read(item, text)
+        except WardRoundError:
+            raise
+        except Exception as error:
+            log.exception("an answer of %s cannot be read", item.slot.site)
+            raise RefusedError(f"the answer of {item.slot.site} cannot be read ({type(error).__name__})") from error
 
     def _read(self, item: _Waiting, text: bytes) -> Any:
         """Return what a site delivered, verified; an update is opened into its place."""

@@ -146,6 +146,18 @@ def test_a_signed_record_of_another_form_is_refused_in_few_words(wrong: dict[str
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("deep", [9, 300])
+def test_an_answer_of_lists_within_lists_is_refused(deep: int) -> None:
+    details: Any = []
+    for _ in range(deep):
+        details = [details]
+    fields = envelope().model_dump()
+    fields["answer"]["details"] = {"of": details}
+    with pytest.raises(RefusedError, match="nested more than 8 deep"):
+        read_update(sign("update", fields, SITE), SITE.public)
+    Answer.model_validate({**ANSWER.model_dump(), "details": {"of": [{"a": [[1]]}]}})
+
+
 @pytest.mark.parametrize("kind", ["update", "plan", "order"])
 def test_another_protocol_is_named_before_the_form_is_looked_at(kind: str) -> None:
     newer = sign(kind, {"protocol": PROTOCOL + 1, "something": "new"}, SITE)
