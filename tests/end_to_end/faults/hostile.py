@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -17,13 +18,14 @@ from components.errors import RefusedError
 from components.exchange.codec import read_weights, write_weights
 from components.exchange.keys import SealingKey, SealingPublicKey
 from components.exchange.sealing import SealedFile, seal_file
-from components.exchange.signed import UpdateEnvelope, sign_update, update_context
+from components.exchange.signed import UPDATE, UpdateEnvelope, update_context
+from components.exchange.signing import sign
 from components.exchange.site_request import SiteRequest
 from components.gateway.client import GatewayClient
 from components.gateway.records import Work, slot_of_order
 from components.governance.identity_files import SiteFolder
 from components.rounds import Answer, Order, ScoreSums, UpdateManifest
-from components.weights import Weights
+from components.weights import Entry, Weights, header
 from tests.end_to_end.faults.trained import Disturbed
 
 
@@ -108,14 +110,16 @@ class Hostile:
         sealed = seal_file(crafted.file, sealed_path, crafted.sealed_to, context)
         answer = Answer(
             kind="train", site=order.site, round=order.plan.round, nonce=crafted.nonce, status="done",
-            update=crafted.manifest, details=crafted.details,
+            update=crafted.manifest,
         )  # fmt: skip
-        envelope = self.envelope(order, answer, sealed)
+        envelope = self.envelope(order, answer, sealed, crafted.details)
         self.client.deliver(slot_of_order(order), sealed_path, envelope)
         return envelope
 
-    def envelope(self, order: Order, answer: Answer, sealed: SealedFile | None) -> bytes:
-        """Sign an answer to an order with the site's own key."""
+    def envelope(
+        self, order: Order, answer: Answer, sealed: SealedFile | None, details: Mapping[str, Any] = MappingProxyType({})
+    ) -> bytes:
+        """Sign an answer to an order with the site's own key; with details of any depth."""
         plan, update = order.plan, answer.update
         made = UpdateEnvelope(
             federation=self.client.pinned.federation, study_digest=plan.study_digest, training=plan.training,
@@ -124,7 +128,9 @@ class Hostile:
             sealed_sha256=sealed.sha256 if sealed else None, sealed_bytes=sealed.bytes if sealed else None,
             answer=answer,
         )  # fmt: skip
-        return sign_update(made, self.keys.signing).model_dump_json().encode()
+        fields = made.model_dump()
+        fields["answer"]["details"] = dict(details)
+        return sign(UPDATE, fields, self.keys.signing).model_dump_json().encode()
 
     def boast(self, order: Order) -> None:
         """Answer an evaluation with 10^9 items, all of them right; consistent in itself."""
@@ -206,9 +212,7 @@ def one_less(hostile: Hostile, order: Order) -> Crafted:
 
 
 def a_terabyte(hostile: Hostile, order: Order) -> Crafted:
-    header = {"w": {"dtype": "F32", "shape": [1 << 38], "data_offsets": [0, 1 << 40]}}
-    text = json.dumps(header).encode()
-    return hostile.of_bytes(hostile.honest(order), len(text).to_bytes(8, "little") + text)
+    return hostile.of_bytes(hostile.honest(order), header({"w": Entry(torch.float32, (1 << 38,))}))
 
 
 def a_header_without_end(hostile: Hostile, order: Order) -> Crafted:
