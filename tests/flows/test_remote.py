@@ -1,0 +1,100 @@
+"""The dispatcher of a federation, with a real database and real slots: what becomes of answers that cannot be used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from components.dispatch import Dispatcher
+from components.errors import RefusedError
+from components.exchange.keys import SigningKey, VerifyKey
+from components.gateway.database import Database
+from components.gateway.grants import Grants
+from components.gateway.records import SlotKey
+from components.gateway.sites import Sites
+from components.governance.identity_files import CoordinatorFolder
+from flows import remote as module
+from flows.coordinator import CoordinatorSide
+from flows.remote import RemoteDispatcher
+from flows.site_runs import SiteRuns
+from tests.components.gateway.gates import until
+from tests.references.tiny_study import tiny_study
+
+KEY = SigningKey.generate()
+
+
+class Side(CoordinatorSide):
+    """A coordinator's side on which everybody signs with one key."""
+
+    def signing_key(self, site: str) -> VerifyKey:
+        return KEY.public
+
+
+class Quiet:
+    """In place of what shows runs in Prefect, and of what builds the network here."""
+
+    def show(self, run: Any) -> None: ...
+
+    def ended(self, key: str, state: Any) -> None: ...
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Iterator[Side]:
+    database = Database(f"sqlite:///{tmp_path}/g.db")
+    secrets = CoordinatorFolder(tmp_path).make("ward", names=["localhost"], ips=[])
+    yield Side("ward", secrets, Sites(database), Grants(database), tmp_path)
+    database.close()
+
+
+@pytest.fixture
+def dispatcher(side: Side) -> Iterator[RemoteDispatcher]:
+    made = RemoteDispatcher(tiny_study(), side, "prepare-1", cast(Dispatcher, Quiet()), cast(SiteRuns, Quiet()))
+    yield made
+    made.close()
+
+
+def slot(site: str) -> SlotKey:
+    return SlotKey(training="prepare-1", round=1, attempt=1, kind="prepare", site=site)
+
+
+def deliver(side: Side, site: str, envelope: bytes) -> None:
+    """Seal a slot, as the gateway does."""
+    side.sealed.submit(slot(site), envelope, sealed_sha256=None, sealed_bytes=None)
+
+
+def test_an_answer_that_is_refused_leaves_nothing_and_its_slot_is_closed(
+    dispatcher: RemoteDispatcher, side: Side
+) -> None:
+    asked = dispatcher.prepare("north")
+    until(lambda: side.grants.open_bytes(slot("north")))
+    deliver(side, "north", b"no envelope")
+    with pytest.raises(RefusedError):
+        asked.result(20)
+    until(lambda: side.grants.open_bytes(slot("north")) is None)
+    until(lambda: not (side.sealed.root / slot("north").folder).exists())
+
+
+def test_what_cannot_be_read_is_refused_and_keeps_nobody_else_s_from_being_read(
+    dispatcher: RemoteDispatcher, side: Side, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = module.read_signed
+
+    def breaks(text: bytes) -> Any:
+        if text == b"endless":
+            raise RecursionError("maximum recursion depth exceeded")
+        return read(text)
+
+    monkeypatch.setattr(module, "read_signed", breaks)
+    north, south = dispatcher.prepare("north"), dispatcher.prepare("south")
+    until(lambda: side.grants.open_bytes(slot("south")))
+    deliver(side, "north", b"endless")
+    with pytest.raises(RefusedError, match=r"the answer of north cannot be read \(RecursionError\)"):
+        north.result(20)
+    deliver(side, "south", b"no envelope")
+    with pytest.raises(RefusedError, match="signed"):
+        south.result(20)
