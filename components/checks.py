@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from components.errors import RefusedError
-from components.rounds import Answer, Order, UpdateManifest
+from components.errors import RefusedError, SeenRoundError
+from components.rounds import SEEN, Answer, Order, UpdateManifest
 from components.weights import Entry, describe, is_finite
 
 _SHOWN_NAMES = 5
@@ -45,6 +45,7 @@ def verify_answer(
     Raises:
         RefusedError: If kind, site, round or nonce are not the order's; if the site refused or failed; if
             what was asked for is missing, or something else came with it; or as `verify_manifest`.
+        SeenRoundError: If the site refused because it has seen this round, or a later one, before.
     """
     stated = {"kind": answer.kind, "site": answer.site, "round": answer.round, "nonce": answer.nonce}
     asked = {"kind": order.kind, "site": order.site, "round": order.plan.round, "nonce": order.nonce}
@@ -54,7 +55,9 @@ def verify_answer(
                 f"{order.site}: the answer's {field} is {_shown(stated[field])}, the order's is {value!r}"
             )
     if answer.status != "done":
-        raise RefusedError(f"{order.site} {answer.status} the order at {_shown(answer.stage)}: {_shown(answer.reason)}")
+        seen = answer.status == "refused" and answer.stage == SEEN
+        kind = SeenRoundError if seen else RefusedError
+        raise kind(f"{order.site} {answer.status} the order at {_shown(answer.stage)}: {_shown(answer.reason)}")
     wanted, other = ("update", "sums") if order.kind == "train" else ("sums", "update")
     if getattr(answer, wanted) is None:
         raise RefusedError(f"{order.site}: the answer says done but has no {wanted}")

@@ -6,6 +6,7 @@
     ├── StudyError            the study file asks for something that cannot be      (2)
     ├── DataError             a site's data cannot be used as the study asks        (3)
     ├── RefusedError          an update or a request failed a check                 (4)
+    │   └── SeenRoundError    a site has seen that round, or a later one, before    (4)
     ├── QuorumError           too few sites delivered; the round cannot be closed   (5)
     ├── StorageError          a disk, a folder or an artifact let us down           (6)
     │   └── JournalError      the journal is damaged, or another process drives it  (6)
@@ -58,6 +59,10 @@ class RefusedError(WardRoundError):
     """An update or a request failed a check and was not used. At a site its message leaves: `fit_to_leave`."""
 
     exit_code = 4
+
+
+class SeenRoundError(RefusedError):
+    """A site is offered a round that it has seen otherwise, or one before it: a coordinator that forgot."""
 
 
 class QuorumError(WardRoundError):

@@ -193,6 +193,9 @@ class UpdateManifest(Record):
     loss_sum: float
 
 
+SEEN = "order of rounds"  # the stage of an answer that refuses a round which the site has seen, or one before it
+
+
 def _require_shallow(details: dict[str, Any]) -> dict[str, Any]:
     """Refuse lists and objects within each other without end."""
     level: list[Any] = [details]

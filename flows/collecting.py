@@ -12,10 +12,10 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from components.errors import QuorumError, RefusedError, SiteError, WardRoundError
+from components.errors import QuorumError, RefusedError, SeenRoundError, SiteError, WardRoundError
 from components.federation import receive, slot_of, training_order
 from components.rounds import Answer, RoundPlan, ServerState
-from flows.readiness import reasons_text
+from flows.readiness import forgotten, reasons_text
 
 if TYPE_CHECKING:
     from flows.session import Session
@@ -50,6 +50,7 @@ class Collection:
         self._again_at: dict[str, float] = {}
         self._pauses: dict[str, float] = {}
         self._unanswered: set[str] = set()
+        self._seen: set[str] = set()  # sites that refuse the round because they know it, or a later one, otherwise
         self._changed, self._closed = asyncio.Event(), asyncio.Event()
         self._said = ""
         self._broken: Exception | None = None
@@ -93,6 +94,7 @@ class Collection:
                 await asyncio.to_thread(self._verify, self._item.plan_for(site), found)
             except WardRoundError as error:
                 reason = str(error)
+                self._seen |= {site} if isinstance(error, SeenRoundError) else set()
             else:
                 self._note_received(site, found)
                 return found
@@ -192,6 +194,7 @@ class Collection:
         self._unanswered.discard(site)
         self._pauses[site] = min(2 * self._pauses.get(site, AGAIN_FIRST_S / 2), AGAIN_LONGEST_S)
         self._again_at[site] = time.monotonic() + self._pauses[site]
+        self._broken = self._broken or forgotten(self._item, self._seen)
         self._changed.set()
 
     def _note_silence(self, site: str) -> str:

@@ -65,14 +65,23 @@ def write_deployment(folder: Path, chosen: Deployment) -> None:
         make_folder(folder)
         for name in _FILES:
             write_whole(folder / name, (TEMPLATES / name).read_bytes())
-        for name in _STATE:
-            make_secret_folder(folder / name)
+        make_state(folder)
         make_passwords(folder / "databases")
         _write_gateway(folder, chosen)
         owner = _give_away(folder)
         _write_env(folder / ".env", {
             "WARDROUND_IMAGE": chosen.image, "WARDROUND_USER": owner, "WARDROUND_PORT": str(chosen.port),
         })  # fmt: skip
+
+
+def make_state(folder: Path) -> None:
+    """Make the folders that containers have their state in: Docker would make those that are missing as root's.
+
+    Raises:
+        StorageError: If one cannot be made.
+    """
+    for name in _STATE:
+        make_secret_folder(folder / name)
 
 
 def _write_gateway(folder: Path, chosen: Deployment) -> None:

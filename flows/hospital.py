@@ -28,7 +28,7 @@ from typing import Any
 from weakref import WeakValueDictionary
 
 from components.dispatch import Preparation, SiteSetting
-from components.errors import RefusedError, WardRoundError, fit_to_leave
+from components.errors import RefusedError, SeenRoundError, WardRoundError, fit_to_leave
 from components.exchange.signed import claimed_order
 from components.exchange.signing import canonical
 from components.exchange.site_request import SiteRequest, claimed_call, parse_request
@@ -39,7 +39,7 @@ from components.governance.hospital_settings import read_settings
 from components.governance.identity_files import SiteFolder
 from components.journal import Journal
 from components.redaction import redact
-from components.rounds import Answer, Order
+from components.rounds import SEEN, Answer, Order
 from components.study import Study
 from flows.activity import Activities, Piece
 from flows.dispatch import PoolDispatcher
@@ -170,7 +170,7 @@ class Hospital:
                 raise
             reason = redact(fit_to_leave(error), keep=[self.site, request.training])
             try:
-                await self._say_no(request, reason, refused=isinstance(error, RefusedError))
+                await self._say_no(request, reason, error)
             except WardRoundError as undelivered:
                 log.warning("nobody takes the answer that something was not done: %s", undelivered)
                 self._works.pop(key, None)
@@ -196,7 +196,7 @@ class Hospital:
                     self._journal.append("request_refused", **about)
                     raise
 
-    async def _say_no(self, request: SiteRequest, reason: str, *, refused: bool) -> None:
+    async def _say_no(self, request: SiteRequest, reason: str, error: Exception) -> None:
         """Deliver that a request is not carried out; it may be one that nobody signed, and then names nothing open."""
         if request.kind == "prepare":
             call = claimed_call(request)
@@ -205,11 +205,7 @@ class Hospital:
             return
         order = claimed_order(request.call)
         if order is not None:
-            answer = Answer(
-                kind=order.kind, site=self.site, round=order.plan.round, nonce=order.nonce,
-                status="refused" if refused else "failed", stage="review" if refused else order.kind, reason=reason,
-            )  # fmt: skip
-            await self._outbox.deliver_answer(order, answer, None)
+            await self._outbox.deliver_answer(order, _refusal(order, error, reason), None)
 
     async def _prepare(self, request: SiteRequest, piece: Piece) -> str:
         """Open the data and deliver what was found."""
@@ -270,6 +266,16 @@ class Hospital:
 
     def _exchange(self, study: Study) -> Path:
         return self._folder / "exchange" / study.study
+
+
+def _refusal(order: Order, error: Exception, reason: str) -> Answer:
+    """Return the answer that an order is not carried out."""
+    refused = isinstance(error, RefusedError)
+    stage = SEEN if isinstance(error, SeenRoundError) else "review" if refused else order.kind
+    return Answer(
+        kind=order.kind, site=order.site, round=order.plan.round, nonce=order.nonce,
+        status="refused" if refused else "failed", stage=stage, reason=reason,
+    )  # fmt: skip
 
 
 def _key(request: SiteRequest) -> str:

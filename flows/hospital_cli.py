@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import pwd
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
@@ -142,6 +144,35 @@ def settings(folder: Folder = DEFAULT) -> None:
     from components.governance.hospital_settings import read_settings
 
     typer.echo(yaml.safe_dump(read_settings(folder).model_dump(mode="json"), sort_keys=False), nl=False)
+
+
+@hospital_app.command(
+    "accept-older", epilog=examples('wardround hospital accept-older chest-20261123-000100-4e9b --reason "restored"')
+)
+def accept_older(
+    training: Annotated[str, typer.Argument(metavar="TRAINING", help="Its identifier, as the operator has it.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for this hospital's journal.", show_default=False)],
+    folder: Folder = DEFAULT,
+) -> None:
+    """Accept once that a training goes back to a round this hospital has seen.
+
+    A coordinator that was restored from a backup asks for rounds that are done already. This hospital refuses them
+    until its administrator accepts it; that, and who did, is in its journal.
+    """
+    from components.governance.acceptances import Acceptance, Acceptances
+
+    _require_enrolled(folder)
+    given = datetime.now(UTC).isoformat(timespec="seconds")
+    Acceptances(folder).give(training, Acceptance(by=_own_name(), given=given, reason=reason))
+    typer.echo(f"the next plan of {training} may be older than the last one; the journal will say so")
+
+
+def _own_name() -> str:
+    """Return who runs this, as the machine knows them."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # in a container nobody has named
+        return f"user {os.getuid()}"
 
 
 def _require_enrolled(folder: Path) -> None:

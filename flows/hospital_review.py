@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from components.errors import RefusedError
+from components.errors import RefusedError, SeenRoundError
 from components.exchange.signed import require_newer, verify_order, verify_plan
 from components.exchange.site_request import Call, SiteRequest, verify_call
+from components.governance.acceptances import Acceptances
 from components.governance.architecture import architecture_digest
 from components.governance.hospital_settings import Policy, read_settings, review_roster, review_study
 from components.governance.pins import Federation
@@ -25,6 +26,7 @@ class Review:
 
     def __init__(self, folder: Path, journal: Journal) -> None:
         self._folder, self._journal = folder, journal
+        self._acceptances = Acceptances(folder)
         self._plans: dict[str, RoundPlan | None] = {}
 
     def call(self, request: SiteRequest, pinned: Federation) -> Call:
@@ -42,7 +44,8 @@ class Review:
 
         Raises:
             RefusedError: If the coordinator did not sign order or plan, the policy does not allow study or
-                roster, the architecture is not the approved one, or the round is older than the last one.
+                roster, or the architecture is not the approved one.
+            SeenRoundError: If the round is older than the last one, and the administrator has not accepted that.
         """
         assert request.plan is not None  # the request's own check
         policy = self._policy()
@@ -81,7 +84,16 @@ class Review:
             last = self._journal.last("plan_accepted", training=plan.training)
             self._plans[plan.training] = RoundPlan.model_validate(last.data["plan"]) if last else None
         known = self._plans[plan.training]
-        require_newer(plan, known)
+        try:
+            require_newer(plan, known)
+        except SeenRoundError:
+            accepted = self._acceptances.take(plan.training)
+            if known is None or accepted is None:
+                raise
+            given = {"reason": accepted.reason, "by": accepted.by, "given": accepted.given}
+            self._journal.append(
+                "older_plan_allowed", training=plan.training, round=plan.round, seen=known.round, **given
+            )
         if plan != known:
             self._journal.append("plan_accepted", training=plan.training, plan=plan.model_dump())
             self._plans[plan.training] = plan

@@ -59,8 +59,8 @@ from flows.local_record import (
 from flows.packages import with_packages
 
 __all__ = [
-    "LocalHospital", "choose_database", "federation_folder", "start", "stop", "supervise", "supervisor",
-    "write_hospitals",
+    "LocalHospital", "choose_database", "federation_folder", "only_one", "postgres_folder", "postgres_part", "start",
+    "stop", "supervise", "supervisor", "write_hospitals",
 ]  # fmt: skip
 
 READY_WITHIN_S = 180.0  # the first start migrates two databases
@@ -117,7 +117,7 @@ def choose_database(home: Path, wanted: str) -> str:
         chosen, reason = SQLITE, " (this home's records are in it already)"
     if chosen in ("auto", POSTGRESQL):
         try:
-            reason = f" {find_postgres(_postgres_folder(home)).version}"
+            reason = f" {find_postgres(postgres_folder(home)).version}"
             chosen = POSTGRESQL
         except PostgresMissingError as error:
             if chosen == POSTGRESQL:
@@ -177,7 +177,7 @@ def supervise(home: Path) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told.set())
     folder = federation_folder(home)
-    with _only_one(folder), ExitStack() as stack:
+    with only_one(folder), ExitStack() as stack:
         for name in end_left_parts(home):
             log.warning("%s was left by a supervisor that was killed, and was ended", name)
         parts = Parts(partial(write_parts, home))
@@ -222,10 +222,10 @@ def _start_database(home: Path, parts: Parts) -> dict[str, str]:
     if recorded_database(home) != POSTGRESQL:
         seed_mlflow(home)
         return {}
-    postgres, passwords = find_postgres(_postgres_folder(home)), federation_folder(home) / "databases"
+    postgres, passwords = find_postgres(postgres_folder(home)), federation_folder(home) / "databases"
     postgres.make(passwords)
     port = free_port()
-    part = _postgres_part(postgres, port)
+    part = postgres_part(postgres, port)
     parts.start(part)
     postgres.wait_ready(port, lambda: part.ended)
     postgres.make_databases(port, passwords)
@@ -233,7 +233,7 @@ def _start_database(home: Path, parts: Parts) -> dict[str, str]:
     return {"prefect": at("prefect", driver="postgresql+asyncpg"), "mlflow": at("mlflow"), "gateway": at("gateway")}
 
 
-def _postgres_part(postgres: LocalPostgres, port: int) -> ProgramPart:
+def postgres_part(postgres: LocalPostgres, port: int) -> ProgramPart:
     """Return PostgreSQL as a part; SIGINT ends it without waiting for those who are connected."""
     return ProgramPart(
         "PostgreSQL", postgres.command(port), postgres.folder / "log", ends_with=signal.SIGINT, cwd="/",
@@ -253,14 +253,14 @@ def _start_hospitals(folder: Path, parts: Parts) -> None:
 
 def _open_prefect(home: Path, database: str | None, port: int) -> EmbeddedServer:
     """Start Prefect's server with the services that a federation needs."""
-    edition = _postgres_folder(home) / "prefect-edition" if database else None
+    edition = postgres_folder(home) / "prefect-edition" if database else None
     server = EmbeddedPrefect.start(home, port=port, federation=True, database=database, edition=edition)
     return _ours(server, "Prefect")
 
 
 def _open_mlflow(home: Path, database: str | None, port: int) -> EmbeddedServer:
     """Start MLflow's server."""
-    edition = _postgres_folder(home) / "mlflow-edition" if database else None
+    edition = postgres_folder(home) / "mlflow-edition" if database else None
     return _ours(start_mlflow(home, port, database=database, edition=edition), "MLflow")
 
 
@@ -274,7 +274,8 @@ def _ours(server: EmbeddedServer, name: str) -> EmbeddedServer:
     return server
 
 
-def _postgres_folder(home: Path) -> Path:
+def postgres_folder(home: Path) -> Path:
+    """Return where a home's own PostgreSQL lies."""
     return federation_folder(home) / "postgresql"
 
 
@@ -299,8 +300,12 @@ def _wait_for_gateway(address: str, authority: Path, part: Part) -> None:
 
 
 @contextmanager
-def _only_one(folder: Path) -> Iterator[None]:
-    """Hold the supervisor's lock, which the kernel frees however the process ends."""
+def only_one(folder: Path) -> Iterator[None]:
+    """Hold the supervisor's lock, which the kernel frees however the process ends.
+
+    Raises:
+        ServiceError: If another process holds it.
+    """
     with open(folder / "up.lock", "ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

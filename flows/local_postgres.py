@@ -18,7 +18,6 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +35,7 @@ _UNPRIVILEGED = ("postgres", "nobody")
 STATEMENTS = ROOT / "deploy" / "coordinator" / "databases.sql"
 READY_WITHIN_S = 60.0
 _COMMAND_WITHIN_S = 120.0
+_DUMP_WITHIN_S = 7200.0  # years of runs
 
 
 class PostgresMissingError(ServiceError):
@@ -119,9 +119,24 @@ class LocalPostgres:
         Raises:
             ServiceError: If a statement failed.
         """
-        environment = {**os.environ, "PASSWORDS": str(passwords), "PGPASSFILE": str(passwords / f"{SUPERUSER}.pgpass")}
-        command = ["psql", "-X", "-q", "-h", "127.0.0.1", "-p", str(port), "-U", SUPERUSER, "-f", str(STATEMENTS)]
-        self._run([*command, "postgres"], environment=environment)
+        self._run_for(passwords, ["psql", "-X", "-q", *_at(port), "-f", str(STATEMENTS), "postgres"])
+
+    def dump(self, name: str, port: int, passwords: Path, target: Path) -> None:
+        """Write one of its databases into a file, as it is at one instant; the server runs.
+
+        Raises:
+            ServiceError: If `pg_dump` failed.
+        """
+        self._run_for(passwords, ["pg_dump", "-Fc", *_at(port), "-f", str(target), name], _DUMP_WITHIN_S)
+
+    def load(self, name: str, port: int, passwords: Path, source: Path) -> None:
+        """Fill one of its databases, which is empty, with what `dump` has written; all of it or nothing.
+
+        Raises:
+            ServiceError: If `pg_restore` failed.
+        """
+        command = ["pg_restore", "--exit-on-error", "--single-transaction", *_at(port), "-d", name, str(source)]
+        self._run_for(passwords, command, _DUMP_WITHIN_S)
 
     def wait_ready(self, port: int, ended: Any) -> None:
         """Wait until it takes connections.
@@ -146,18 +161,25 @@ class LocalPostgres:
             entry = pwd.getpwnam(self.user)
             os.chown(path, entry.pw_uid, entry.pw_gid)
 
-    def _run(self, command: list[str], *, environment: Mapping[str, str] | None = None, **who: Any) -> None:
+    def _run_for(self, passwords: Path, command: list[str], within_s: float = _COMMAND_WITHIN_S) -> None:
+        """Run one of its programs as the superuser of its databases."""
+        secret = {"PASSWORDS": str(passwords), "PGPASSFILE": str(passwords / f"{SUPERUSER}.pgpass")}
+        self._run(command, within_s, env={**os.environ, **secret})
+
+    def _run(self, command: list[str], within_s: float = _COMMAND_WITHIN_S, **how: Any) -> None:
         """Run one of its programs to its end."""
         try:
             subprocess.run(  # noqa: S603 - as above
-                [str(self.programs / command[0]), *command[1:]], env=environment, cwd="/",
-                capture_output=True, text=True, check=True, timeout=_COMMAND_WITHIN_S, **who,
+                [str(self.programs / command[0]), *command[1:]], cwd="/",
+                capture_output=True, text=True, check=True, timeout=within_s, **how,
             )  # fmt: skip
         except subprocess.CalledProcessError as error:
             said = [line for line in error.stderr.splitlines() if line.strip()] or ["it does not say why"]
             raise ServiceError(f"PostgreSQL's {command[0]} failed: {said[-1][:300]}") from error
+        except FileNotFoundError as error:
+            raise ServiceError(f"PostgreSQL's {command[0]} is not installed beside it, in {self.programs}") from error
         except subprocess.TimeoutExpired as error:
-            raise ServiceError(f"PostgreSQL's {command[0]} took longer than {_COMMAND_WITHIN_S:g} s") from error
+            raise ServiceError(f"PostgreSQL's {command[0]} took longer than {within_s:g} s") from error
 
 
 def find_postgres(folder: Path) -> LocalPostgres:
@@ -192,6 +214,11 @@ def free_port(wanted: int = 0) -> int:
         probe.bind(("127.0.0.1", wanted))
         return int(probe.getsockname()[1])
     return free_port()
+
+
+def _at(port: int) -> list[str]:
+    """Return how its own programs reach it."""
+    return ["-h", "127.0.0.1", "-p", str(port), "-U", SUPERUSER]
 
 
 def _has_data(folder: Path) -> bool:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from components.assemble import quorum_of, select_roster
 from components.dispatch import Preparation
-from components.errors import DataError
+from components.errors import DataError, SeenRoundError
 from components.evaluation.histograms import sums_from_scores
 from components.evaluation.metrics import undefined_metrics
+from components.ledger import RoundLedger
 from components.study import Study
 
 if TYPE_CHECKING:
@@ -68,6 +69,27 @@ def require_metric(study: Study, preparations: Mapping[str, Preparation]) -> Non
             f"{metric} cannot be watched: {reason}. The validation items of all sites are {items}: correct "
             "task.classes or the labels, give the sites more items, or watch another rounds.convergence.metric"
         )
+
+
+def forgotten(item: RoundLedger, seen: Collection[str]) -> SeenRoundError | None:
+    """Return what ends a training whose journal is older than what its sites have seen.
+
+    Args:
+        item: The round.
+        seen: Sites that refuse it because they have seen it, or a later one, otherwise.
+
+    Returns:
+        None as long as the round can have enough without them.
+    """
+    plan = item.plan
+    if not seen or (len(plan.roster) - len(seen) >= plan.quorum and not set(plan.required) & set(seen)):
+        return None
+    return SeenRoundError(
+        f"{', '.join(sorted(seen))} refuse round {plan.round} of {plan.training}: they have seen it, or later rounds, "
+        f"before. This coordinator's journal is older than theirs, as after a restore. Start anew:  wardround train "
+        f"STUDY --fresh ; or have the administrator of each accept that these rounds are done again:  wardround "
+        f"hospital accept-older {plan.training} , and run the same command. Nothing was changed"
+    )
 
 
 def reasons_text(reasons: Mapping[str, str]) -> str:

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from components.errors import RefusedError
+from components.errors import RefusedError, SeenRoundError
 from components.exchange.keys import SealingPublicKey, SigningKey, VerifyKey
 from components.exchange.protocol import PROTOCOL
 from components.exchange.signing import Signed, canonical, sign, verify_record
@@ -247,7 +247,8 @@ def require_newer(plan: RoundPlan, last: RoundPlan | None) -> None:
         last: The plan of this training that the site accepted last, from its journal; None if there is none.
 
     Raises:
-        RefusedError: If it is older, or the same round and attempt with another content, or of another study.
+        SeenRoundError: If it is older, or the same round and attempt with another content.
+        RefusedError: If it is of another study.
         ValueError: If `last` is of another training.
     """
     if last is None or plan == last:
@@ -259,7 +260,7 @@ def require_newer(plan: RoundPlan, last: RoundPlan | None) -> None:
     if offered > known:
         return
     problem = "is older than" if offered < known else "has the number, but not the content, of"
-    raise RefusedError(
+    raise SeenRoundError(
         f"the plan for round {plan.round}, attempt {plan.attempt} of {plan.training} {problem} the last one accepted "
         f"here (round {last.round}, attempt {last.attempt}): was the coordinator restored from an older backup?"
     )

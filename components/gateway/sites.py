@@ -109,6 +109,11 @@ class Sites:
             )
         return token
 
+    def void_invitations(self) -> None:
+        """End all invitations: what was restored does not know which of them were used since."""
+        with self._database.write() as connection:
+            connection.execute(delete(tokens))
+
     def enrol(self, token_id: str, secret: str, site: NewSite, issue: Callable[[str], tuple[Issued, Any]]) -> Any:
         """Use a token up: take the site's keys in, end its older credentials, and note the new one.
 

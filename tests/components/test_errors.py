@@ -3,10 +3,18 @@
 import pytest
 
 from components import errors
-from components.errors import DataError, LostError, RefusedError, SiteError, WardRoundError, fit_to_leave
+from components.errors import (
+    DataError,
+    LostError,
+    RefusedError,
+    SeenRoundError,
+    SiteError,
+    WardRoundError,
+    fit_to_leave,
+)
 
 SECRET = "cannot read /ward-7/films/Smith^Anna.dcm"
-LEAVE = (DataError, RefusedError, LostError)
+LEAVE = (DataError, RefusedError, SeenRoundError, LostError)
 STAYS = [
     kind
     for kind in vars(errors).values()

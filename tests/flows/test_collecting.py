@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from components.dispatch import InitialModel, Preparation
-from components.errors import QuorumError, SiteError, StorageError
+from components.errors import QuorumError, SeenRoundError, SiteError, StorageError
 from components.exchange.store import FolderStore
 from components.federation import plan_round, slot_of, updates_of
 from components.journal import Journal
 from components.ledger import TrainingLedger
-from components.rounds import Answer, ItemCounts, Order, ServerState, UpdateManifest
+from components.rounds import SEEN, Answer, ItemCounts, Order, ServerState, UpdateManifest
 from components.strategies import FedAvg
 from flows import collecting
 from flows.collecting import Collection
@@ -80,11 +80,11 @@ class Ward:
         self.store.submit(slot_of(order.plan, site), answer)
         future.set_result(answer)
 
-    def decline(self, site: str, status: str) -> None:
+    def decline(self, site: str, status: str, stage: str = "train") -> None:
         order, future = [pair for pair in self.asked if pair[0].site == site][-1]
         future.set_result(Answer.model_validate({
             "kind": "train", "site": site, "round": order.plan.round, "nonce": order.nonce, "status": status,
-            "stage": "train", "reason": "no room",
+            "stage": stage, "reason": "no room",
         }))  # fmt: skip
 
 
@@ -329,3 +329,41 @@ async def test_a_deadline_is_learned_from_what_a_site_took_and_never_beyond_the_
     assert training.session.deadline_s("east", 400) == 60.0
     training.session.ledger.rounds[3].durations["east"] = 1000.0
     assert training.session.deadline_s("east", 400) == 400
+
+
+@pytest.mark.usefixtures("quick")
+@in_loop
+async def test_sites_that_have_seen_later_rounds_end_a_training_that_cannot_do_without_them(tmp_path: Path) -> None:
+    """Nobody comes back who could change that: a journal older than those of the sites stays so."""
+    training = Training(tmp_path, quorum=2)
+    collecting_it = asyncio.create_task(collect(training.open()))
+    training.ward.decline("east", "refused", stage=SEEN)
+    await asyncio.sleep(0.1)
+    assert not collecting_it.done()
+    training.ward.decline("west", "refused", stage=SEEN)
+    with pytest.raises(SeenRoundError, match=r"^east, west refuse round 1 of t: .*--fresh.*accept-older t "):
+        await collecting_it
+    assert {found["site"] for found in training.events("update_refused")} >= {"east", "west"}
+
+
+@pytest.mark.usefixtures("quick")
+@in_loop
+async def test_a_round_goes_on_without_a_site_that_has_seen_later_ones_if_the_others_are_enough(tmp_path: Path) -> None:
+    training = Training(tmp_path, quorum=2, deadline_s=30)
+    collecting_it = asyncio.create_task(collect(training.open()))
+    training.ward.decline("east", "refused", stage=SEEN)
+    for site in SITES[1:]:
+        training.ward.deliver(site, 1.0)
+    await collecting_it
+    assert training.session.ledger.rounds[1].took_part == SITES[1:]
+    assert SEEN in training.session.ledger.rounds[1].missing["east"]
+
+
+@pytest.mark.usefixtures("quick")
+@in_loop
+async def test_a_required_site_that_has_seen_later_rounds_ends_a_training(tmp_path: Path) -> None:
+    training = Training(tmp_path, quorum=1, required=["west"])
+    collecting_it = asyncio.create_task(collect(training.open()))
+    training.ward.decline("west", "refused", stage=SEEN)
+    with pytest.raises(SeenRoundError, match="west refuse round 1"):
+        await collecting_it
