@@ -11,6 +11,7 @@
     ├── StorageError          a disk, a folder or an artifact let us down           (6)
     │   └── JournalError      the journal is damaged, or another process drives it  (6)
     ├── ServiceError          Prefect or MLflow cannot be reached or refused        (7)
+    ├── LeaseLostError        another process acts for the coordinator now          (9)
     ├── LostError             a process died, and so did the one in its place       (1)
     └── SiteError             work at a site failed; keeps site, round and stage    (8)
 
@@ -85,6 +86,12 @@ class ServiceError(WardRoundError):
     """Prefect or MLflow cannot be reached, or refused what was asked."""
 
     exit_code = 7
+
+
+class LeaseLostError(WardRoundError):
+    """Another process has taken over what this one was doing, since it was not heard of for too long."""
+
+    exit_code = 9
 
 
 class LostError(WardRoundError):

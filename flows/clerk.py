@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from components.errors import ServiceError, WardRoundError
+from components.errors import LeaseLostError, ServiceError, WardRoundError
 from components.gateway.grants import Change, Grants
 
 AGAIN_S = 1.0
@@ -19,13 +19,15 @@ class Clerk:
 
     Args:
         grants: The list.
+        guard: Made first in each transaction; refuses it where another process acts for the coordinator now.
 
     Guarantees:
-        A change is made after all that were asked for before it. While the database is away they wait.
+        A change is made after all that were asked for before it. While the database is away they wait. Once another
+        process has taken over, none is made any more.
     """
 
-    def __init__(self, grants: Grants) -> None:
-        self._grants = grants
+    def __init__(self, grants: Grants, guard: Change | None = None) -> None:
+        self._grants, self._guard = grants, [guard] if guard is not None else []
         self._asked: deque[tuple[Change, Callable[[], None] | None]] = deque()
         self._news, self._ending = threading.Event(), False
         self._thread = threading.Thread(target=self._work, daemon=True, name="clerk")
@@ -60,7 +62,9 @@ class Clerk:
         while self._asked:
             batch = list(self._asked)
             try:
-                self._grants.apply([change for change, _ in batch])
+                self._grants.apply([*self._guard, *(change for change, _ in batch)])
+            except LeaseLostError:
+                return False
             except ServiceError as error:
                 log.warning("the gateway's list of work waits: %s", error)
                 if self._ending:

@@ -25,6 +25,7 @@ from components.exchange.keys import VerifyKey
 from components.files import storage_errors, write_whole
 from components.gateway.database import Database
 from components.gateway.grants import Grants
+from components.gateway.leases import Leases
 from components.gateway.records import CoordinatorKeys
 from components.gateway.serve import Serve
 from components.gateway.sites import Sites
@@ -36,6 +37,7 @@ from components.rounds import Name, Record
 
 if TYPE_CHECKING:
     from components.exchange.store import FolderStore
+    from flows.tenure import Tenure
 
 OWN_NAME = "coordinator"  # of its pool in Prefect, and of the process that builds networks
 FILE, GATEWAY_FILE = "coordinator.json", "gateway.json"
@@ -74,6 +76,8 @@ class CoordinatorSide:
         grants: What the gateway lets them do.
         folder: The coordinator's folder.
         keep_sealed: Whether sealed updates stay after they were taken.
+        leases: Who acts for it.
+        tenure: The lease with which this process drives a study; None where it does not.
     """
 
     federation: str
@@ -81,7 +85,18 @@ class CoordinatorSide:
     sites: Sites
     grants: Grants
     folder: Path
+    leases: Leases
     keep_sealed: bool = False
+    tenure: Tenure | None = None
+
+    def require_lead(self) -> None:
+        """Return if this process may act for the coordinator.
+
+        Raises:
+            LeaseLostError: If it drove a study, and another has taken over.
+        """
+        if self.tenure is not None:
+            self.tenure.require()
 
     @property
     def exchange(self) -> Path:
@@ -230,6 +245,7 @@ def open_side(folder: Path) -> CoordinatorSide:
         sites=Sites(database),
         grants=Grants(database),
         folder=folder,
+        leases=Leases(database),
         keep_sealed=config.keep_sealed,
     )
 

@@ -85,21 +85,37 @@ class Driver:
             await self._rounds()
             await asyncio.gather(*self._registering)
             return await self._finish()
-        except InterruptedTrainingError as stopped:
-            why = cancellation(session.folder)
-            if why is not None:
-                session.record("cancelled", reason="cancelled", why=why)
-            else:
-                session.record("interrupted", reason=str(stopped))
-            await asyncio.gather(*self._registering, return_exceptions=True)
-            self._end_recording("KILLED", str(stopped))
-            raise
-        except Exception:
-            await asyncio.gather(*self._registering, return_exceptions=True)
-            self._end_recording("FAILED")
+        except Exception as error:
+            if session.tenure is not None and session.tenure.lost:
+                await self._step_aside()
+            await self._end_early(error)
             raise
         finally:
             self.opened.put_nowait(None)
+
+    async def _step_aside(self) -> None:
+        """Leave the training to the process that drives it now, as it is: nothing more is written.
+
+        Raises:
+            LeaseLostError: Always.
+        """
+        self._ended = True
+        self.session.stop.set()
+        self.session.recorder.leave()
+        await asyncio.gather(*self._registering, return_exceptions=True)
+        self.session.require_lead()
+
+    async def _end_early(self, error: Exception) -> None:
+        """Record that a training was stopped, was cancelled or failed."""
+        session, status = self.session, "FAILED"  # type: tuple[Session, RunStatus]
+        if isinstance(error, InterruptedTrainingError):
+            status, why = "KILLED", cancellation(session.folder)
+            if why is not None:
+                session.record("cancelled", reason="cancelled", why=why)
+            else:
+                session.record("interrupted", reason=str(error))
+        await asyncio.gather(*self._registering, return_exceptions=True)
+        self._end_recording(status, str(error) if status == "KILLED" else "")
 
     def _end_recording(self, status: RunStatus, reason: str = "") -> None:
         """End what MLflow records; it is not begun any more."""

@@ -6,10 +6,11 @@ import os
 import secrets
 from concurrent.futures import Future
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from components.dispatch import Preparation, SiteSetting
-from components.errors import StudyError
+from components.errors import ServiceError, StudyError
 from components.journal import Journal
 from components.ledger import trainings, unfinished
 from components.site_source import SiteSource, SourcePart
@@ -24,6 +25,7 @@ from flows.recorder import open_recorder
 from flows.run import Opening, Parts, TrainingOutcome, import_flows, train_with
 from flows.servers import check_reachable, prefect_environment
 from flows.signals import Interruptible
+from flows.tenure import Tenure
 
 
 def run_federated(
@@ -40,6 +42,7 @@ def run_federated(
         watcher: Is told what happens.
 
     Raises:
+        LeaseLostError: If another process has taken the study over, since this one was not heard of.
         WardRoundError: With one message; what was recorded is kept and the same call continues.
     """
     _require_federated(study)
@@ -48,6 +51,16 @@ def run_federated(
         journal = stack.enter_context(Journal.open(home / "trainings" / study.study / "journal.jsonl"))
         watcher.phase("asking the hospitals")
         config, side = read_coordinator(folder), open_side(folder)
+        tenure = Tenure.begin(
+            side.leases, f"study {study.study}", journal.path, say=watcher.waiting, check=interrupted.check
+        )
+        stack.callback(tenure.close)
+        if tenure.after is not None:
+            raise ServiceError(
+                f"{tenure.after.holder} has driven {study.study} meanwhile and ended in order: what it did is in the "
+                "journal there. Go on there, or with that journal here (docs/operations.md)"
+            )
+        side = replace(side, tenure=tenure)
         url = config.prefect_url
         check_reachable(url, name="Prefect")
         prefect = prefect_environment(url, None, user=os.environ)
@@ -71,7 +84,7 @@ def run_federated(
         found = hospitals.gather(watcher, interrupted.check)
         parts = Parts(
             study, home, home / "trainings" / study.study, side.store(study.study).root, journal, dispatcher, recorder,
-            watcher, hospitals,
+            watcher, hospitals, tenure,
         )  # fmt: skip
         opening = Opening(initial, {name: _done(preparation) for name, preparation in found.items()}, None)
         return train_with(parts, opening, EarlyStart(prefect, lambda: None, None), fresh=fresh)

@@ -119,6 +119,11 @@ class Recorder:
 
         return self._thread.submit(self._patiently, lambda: conclude(session, *self._services()))
 
+    def leave(self) -> None:
+        """Record nothing more of the training: another process does."""
+        self._ending.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
     def finish(self, status: RunStatus, reason: str = "") -> None:
         """End the training's runs, if they were opened, and wait until that is recorded; what waits is dropped."""
         self._ending.set()
@@ -245,6 +250,7 @@ class Recorder:
                 evaluation_data=evaluation_data(session),
                 description=f"Round {number} of {session.training}; sites: {', '.join(item.took_part)}.",
             )
+            session.require_lead()
             version = registry.register(release)
         move_best(registry, version, metric=f"validation/{session.metric}", mode=session.mode)
         return version.version

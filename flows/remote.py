@@ -21,7 +21,7 @@ from prefect.client.schemas.objects import State
 from prefect.states import Cancelled, Completed, Failed
 
 from components.dispatch import Dispatcher, InitialModel, Preparation
-from components.errors import RefusedError, ServiceError, WardRoundError
+from components.errors import LeaseLostError, RefusedError, ServiceError, WardRoundError
 from components.exchange.sealing import open_file, sealed_size
 from components.exchange.signed import SignedOrder, SignedPlan, sign_order, sign_plan, update_context, verify_update
 from components.exchange.signing import Signed, read_signed
@@ -74,7 +74,7 @@ class RemoteDispatcher:
         self._runs, self._store = runs, side.store(study.study)
         self._published: list[str] = []
         self._lock, self._waiting = threading.Lock(), dict[SlotKey, _Waiting]()
-        self._closed, self._clerk = threading.Event(), Clerk(side.grants)
+        self._closed, self._clerk = threading.Event(), Clerk(side.grants, side.tenure.guard if side.tenure else None)
         self._plans: dict[str, Signed] = {}
         self._watching = threading.Thread(target=self._watch, daemon=True, name="answers")
         self._watching.start()
@@ -127,6 +127,7 @@ class RemoteDispatcher:
 
     def withdraw(self, order: Order) -> None:
         """Have a site stop what it was ordered, and take no answer any more."""
+        self._side.require_lead()
         slot = slot_of_order(order)
         with self._lock:
             item = self._waiting.pop(slot, None)
@@ -143,8 +144,9 @@ class RemoteDispatcher:
         for item in waiting:
             _fail(item.future, WardRoundError("the training was ended here"))
         self._watching.join()
-        while self._published:
-            self._withdraw(self._published.pop())
+        if self._side.tenure is None or not self._side.tenure.lost:
+            while self._published:
+                self._withdraw(self._published.pop())
         self._clerk.close()
         self._runs.close()
         self._local.close()
@@ -205,6 +207,8 @@ class RemoteDispatcher:
                     return
                 try:
                     self._take(item)
+                except LeaseLostError:
+                    return
                 except Exception:  # the gateway's database may be away for a moment: looked at again
                     log.exception("an answer of %s could not be taken", item.slot.site)
                     self._closed.wait(AGAIN_S)
@@ -215,8 +219,9 @@ class RemoteDispatcher:
             text = self._side.sealed.envelope(item.slot)
             if text is None:
                 return
+            self._side.require_lead()
             result = self._read_any(item, text)
-        except ServiceError:  # of the gateway's database: no fault of the site
+        except (ServiceError, LeaseLostError):  # no fault of the site
             raise
         except WardRoundError as error:
             # What was refused nobody takes any more, and the journal has the reason.

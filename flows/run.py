@@ -23,7 +23,7 @@ from components.assemble import assemble
 from components.comparison import POOLED
 from components.data.sources import plan_sources, pooled_source
 from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
-from components.errors import DataError, WardRoundError
+from components.errors import DataError, LeaseLostError, WardRoundError
 from components.journal import Journal
 from components.ledger import TrainingLedger, started, trainings, unfinished
 from components.site_source import SiteSource
@@ -41,7 +41,8 @@ from flows.version import code_version
 
 if TYPE_CHECKING:
     from flows.driver import Driver
-    from flows.session import Hospitals
+    from flows.session import Hospitals, Session
+    from flows.tenure import Tenure
 
 T = TypeVar("T")
 SHOWN_WITHIN_S = 30.0  # after the end of a training
@@ -146,6 +147,7 @@ class Parts:
         recorder: What writes MLflow.
         watcher: Is told what happens.
         hospitals: What is known of sites that live on their own; None in a simulation.
+        tenure: The lease with which the study is driven; None in a simulation.
     """
 
     study: Study
@@ -157,6 +159,7 @@ class Parts:
     recorder: Recorder
     watcher: Watcher
     hospitals: Hospitals | None = None
+    tenure: Tenure | None = None
 
 
 def site_settings(study: Study, sources: Sequence[SiteSource], home: Path) -> dict[str, SiteSetting]:
@@ -280,6 +283,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
         recorder=parts.recorder,
         watcher=parts.watcher,
         hospitals=parts.hospitals,
+        tenure=parts.tenure,
         others={name: item for name, item in trainings(parts.journal.entries).items() if name != ledger.training},
     )
     ahead = early.sites is not None or parts.hospitals is not None
@@ -291,6 +295,8 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
     async def run() -> dict[str, Any]:
         watching = asyncio.create_task(watch_for_cancellation(folder, session.stop))
         driver = Driver(session)
+        if parts.tenure is not None:
+            parts.tenure.tell(partial(_stop_soon, asyncio.get_running_loop(), session))
         if ahead:
             driver.start()
         try:
@@ -307,7 +313,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
             await showing
         try:
             outcome = await driver.outcome()
-        except InterruptedTrainingError:
+        except (InterruptedTrainingError, LeaseLostError):
             parts.dispatcher.close()  # the loop's end waits for threads that wait for sites
             raise
         finally:
@@ -319,6 +325,12 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
 
     result = run_stoppable(run, session.stop)
     return TrainingOutcome(parts.study, ledger.training, result, test_results(parts.study, ledger, folder))
+
+
+def _stop_soon(loop: asyncio.AbstractEventLoop, session: Session) -> None:
+    """Stop a training from another thread, unless it has ended."""
+    with suppress(RuntimeError):
+        loop.call_soon_threadsafe(session.stop.set)
 
 
 def _go_on_unshown(driver: Driver, showing: asyncio.Task[None]) -> None:

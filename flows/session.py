@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from components.strategies import Strategy
     from flows.collecting import LateAnswer
     from flows.recorder import Recorder
+    from flows.tenure import Tenure
 
 T = TypeVar("T")
 AWAY_S = 30.0  # not heard of for so long: away; a hospital says every few seconds that it is there
@@ -84,6 +85,7 @@ class Session:
     recorder: Recorder
     watcher: Watcher
     hospitals: Hospitals | None = None  # None in a simulation, whose sites neither come nor go
+    tenure: Tenure | None = None  # None in a simulation, whose journal no other machine has
     others: Mapping[str, TrainingLedger] = field(default_factory=dict)
     late: dict[str, LateAnswer] = field(default_factory=dict)
     recording: asyncio.Event = field(default_factory=asyncio.Event)  # set once the recorder was started
@@ -115,9 +117,23 @@ class Session:
         return self.study.rounds.convergence.mode if self.study.rounds.convergence else "max"
 
     def record(self, event: str, **data: Any) -> None:
-        """Append to the journal; the ledger follows. What this returns from has happened."""
+        """Append to the journal; the ledger follows. What this returns from has happened.
+
+        Raises:
+            LeaseLostError: If another process drives the study now; then nothing is written.
+        """
+        self.require_lead()
         self.journal.append(event, training=self.training, **data)
         self.ledger.apply(event, data)
+
+    def require_lead(self) -> None:
+        """Return if this process may write what counts.
+
+        Raises:
+            LeaseLostError: If another process drives the study now.
+        """
+        if self.tenure is not None:
+            self.tenure.require()
 
     def keep_evaluation(self, name: str, evaluation: Evaluation) -> str:
         """Write an evaluation beside the journal; return the SHA-256 of the file."""

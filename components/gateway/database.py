@@ -116,6 +116,18 @@ bells = Table(
     Column("rung", Integer, nullable=False),
 )
 
+# New since tables of version 3 were first made. It is made where it is missing, and nothing older reads it.
+leases = Table(
+    "gateway_leases",
+    tables,
+    Column("name", String(127), primary_key=True),
+    Column("place", String(63), nullable=False),
+    Column("holder", String(255), nullable=False),
+    Column("epoch", BigInteger, nullable=False),
+    Column("renewed_at", Double, nullable=False),
+    Column("life_s", Double, nullable=False),
+)
+
 
 class Database:
     """The gateway's database.
