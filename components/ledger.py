@@ -16,8 +16,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pydantic import ValidationError
+
 from components.dispatch import InitialModel, Preparation
 from components.errors import StorageError
+from components.gateway.records import own_version
 from components.rounds import Answer, RoundPlan, StateRef
 
 
@@ -140,6 +143,7 @@ class TrainingLedger:
     tested: dict[str, Any] | None = None
     compared: dict[str, Any] | None = None
     finished: dict[str, Any] | None = None
+    code_version: str = ""
 
     @property
     def members(self) -> list[str]:
@@ -157,6 +161,8 @@ class TrainingLedger:
             self.rounds[plan.round] = RoundLedger(plan)
         elif data.get("round") in self.rounds:
             self.rounds[data["round"]].apply(event, data)
+        if event == "training_resumed":
+            self.code_version = data.get("code_version", self.code_version)
         if event == "site_joined":
             self.preparations[data["site"]] = Preparation.model_validate(data["preparation"])
             self.left.discard(data["site"])
@@ -173,13 +179,25 @@ class TrainingLedger:
 
 
 def trainings(lines: Iterable[Line]) -> dict[str, TrainingLedger]:
-    """Read all trainings of a journal, in the order they started."""
+    """Read all trainings of a journal, in the order they started.
+
+    Raises:
+        StorageError: If a line has another form than this WardRound knows, naming the one that wrote it.
+    """
     found: dict[str, TrainingLedger] = {}
     for line in lines:
-        if line.event == "training_started":
-            found[line.data["training"]] = started(line.data)
-        elif line.data.get("training") in found:
-            found[line.data["training"]].apply(line.event, line.data)
+        try:
+            if line.event == "training_started":
+                found[line.data["training"]] = started(line.data)
+            elif line.data.get("training") in found:
+                found[line.data["training"]].apply(line.event, line.data)
+        except (ValidationError, KeyError) as error:
+            training = found.get(line.data.get("training", ""))
+            by = (training.code_version if training else line.data.get("code_version")) or "of an unknown version"
+            raise StorageError(
+                f"the journal has a {line.event} of {line.data.get('training')} in a form that is not known here: "
+                f"WardRound {by} wrote it, this is {own_version()}. Run that version"
+            ) from error
     return found
 
 
@@ -191,6 +209,7 @@ def started(data: Mapping[str, Any]) -> TrainingLedger:
         started=dict(data),
         initial=InitialModel.model_validate(data["initial"]),
         preparations={site: Preparation.model_validate(raw) for site, raw in data["preparations"].items()},
+        code_version=data.get("code_version", ""),
     )
 
 

@@ -227,6 +227,7 @@ class Collection:
         """Say whom the round waits for, and ask again those who could not."""
         missing = {site: self._item.refused.get(site, "") for site in self.sites}
         missing |= {site: self._session.away(site) or "at work" for site in self._unanswered}
+        missing |= {site: other for site in missing if (other := self._session.speaks_otherwise(site))}
         said = f"waiting for quorum: {lacking}, missing: {reasons_text(missing)}"
         if said != self._said:
             self._said = said

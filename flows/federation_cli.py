@@ -233,7 +233,15 @@ def _row(site: Site, now: float) -> tuple[str, ...]:
     doing = describe_activity(site.activity)
     examined = f"{'passed' if (site.doctor or {}).get('passed') else 'failed'} {_day(site.doctor_at)}"
     return (site.name, site.status, heard, doing, examined if site.doctor_at else "not yet",
-            _day(site.not_after), site.version or "")  # fmt: skip
+            _day(site.not_after), _version(site))  # fmt: skip
+
+
+def _version(site: Site) -> str:
+    """Return what a site runs, and what helps where this coordinator does not understand it."""
+    from components.exchange.protocol import speaks_otherwise
+    from components.gateway.records import own_version
+
+    return speaks_otherwise(site.protocol, site.version, own=own_version()) or site.version or ""
 
 
 def _day(seconds: float | None) -> str:

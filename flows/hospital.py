@@ -29,11 +29,12 @@ from weakref import WeakValueDictionary
 
 from components.dispatch import Preparation, SiteSetting
 from components.errors import RefusedError, SeenRoundError, WardRoundError, fit_to_leave
+from components.exchange.protocol import PROTOCOL
 from components.exchange.signed import claimed_order
 from components.exchange.signing import canonical
-from components.exchange.site_request import SiteRequest, claimed_call, parse_request
+from components.exchange.site_request import Call, SiteRequest, claimed_call, claimed_work, parse_request
 from components.gateway.client import GatewayClient
-from components.gateway.records import Activity, SlotKey, WorkItem
+from components.gateway.records import Activity, SlotKey, WorkItem, own_version
 from components.gateway.transport import Route
 from components.governance.hospital_settings import read_settings
 from components.governance.identity_files import SiteFolder
@@ -99,7 +100,11 @@ class Hospital:
             try:
                 request = parse_request(item.request, site=self.site)
             except RefusedError as error:
-                self.refused(item.slot.folder.as_posix(), str(error))
+                key = hashlib.sha256(item.request.encode()).hexdigest()
+                wanted.add(key)
+                if key not in self._works:
+                    self.refused(item.slot.folder.as_posix(), str(error))
+                    self._begin(key, self._answer_unread(item.request, error))
                 continue
             key = _key(request)
             wanted.add(key)
@@ -175,6 +180,16 @@ class Hospital:
                 log.warning("nobody takes the answer that something was not done: %s", undelivered)
                 self._works.pop(key, None)
             raise
+
+    async def _answer_unread(self, text: str, error: RefusedError) -> str:
+        """Answer what this version cannot read, as far as it can tell what it is: nobody waits for it then."""
+        reason = f"{error}; this hospital runs WardRound {own_version()} (protocol {PROTOCOL}): is it an older one?"
+        claimed = claimed_work(text, site=self.site)
+        if isinstance(claimed, Call):
+            await self._outbox.deliver_preparation(claimed, Preparation(site=self.site, ready=False, reason=reason))
+        elif claimed is not None:
+            await self._outbox.deliver_answer(claimed, _refusal(claimed, error, reason), None)
+        raise error
 
     async def _answer_again(self, key: str, request: SiteRequest, slot: SlotKey) -> str:
         """Do what was done before once more, if its answer is not there any more."""

@@ -12,11 +12,14 @@ from uuid import UUID
 from components.assemble import quorum_of
 from components.dispatch import Preparation
 from components.errors import QuorumError, ServiceError, WardRoundError
+from components.exchange.protocol import speaks_otherwise
+from components.gateway.records import own_version
 from components.gateway.sites import Site
 from components.rounds import Order
 from components.study import Study, VirtualSites
 from flows.coordinator import CoordinatorSide
 from flows.progress import Watcher
+from flows.readiness import reasons_text
 from flows.remote import RemoteDispatcher
 
 log = logging.getLogger("wardround.coordinator")
@@ -101,6 +104,12 @@ class Membership:
         self._read_sites()
         return self._saw - (self._heard[site][1] if site in self._heard else self._began)
 
+    def speaks_otherwise(self, site: str) -> str:
+        """See `flows.session.Hospitals`."""
+        self._read_sites()
+        found = self._sites.get(site)
+        return "" if found is None else speaks_otherwise(found.protocol, found.version, own=own_version())
+
     def estimate_s(self, site: str) -> float | None:
         """See `flows.session.Hospitals`."""
         found = self._sites.get(site)
@@ -169,6 +178,8 @@ class Membership:
         """Return whether a site takes part in this training."""
         if self._named is not None and site.name not in self._named:
             return False
+        if speaks_otherwise(site.protocol, site.version, own=own_version()):
+            return False
         return site.status == "ready" if self._require_ready else site.active
 
     def _require_members(self) -> None:
@@ -178,6 +189,9 @@ class Membership:
         if absent or not enrolled:
             who = f"{', '.join(absent)} not enrolled" if absent else "no hospital is enrolled"
             raise QuorumError(f"{who}: invite each with  wardround coordinator invite NAME")
+        others = {name: text for name in sorted(enrolled) if (text := self.speaks_otherwise(name))}
+        if not self._asked and others:
+            raise QuorumError(reasons_text(others))
         if not self._asked:
             raise QuorumError(
                 f"{', '.join(sorted(enrolled))}: enrolled, but no doctor has passed. Run at each hospital: "
@@ -213,11 +227,12 @@ class Membership:
 
     def _away(self, name: str) -> Preparation:
         reason = "away when the training began" if name in self._asked else "its doctor has not passed"
+        reason = self.speaks_otherwise(name) or reason
         return Preparation(site=name, ready=False, reason=reason)
 
     def _gone(self, name: str) -> Preparation:
         site = self._sites.get(name)
-        reason = (
+        reason = self.speaks_otherwise(name) or (
             "its doctor has not passed since" if site and site.active else f"it was {site.status if site else 'lost'}"
         )
         return Preparation(site=name, ready=False, reason=reason)

@@ -7,6 +7,7 @@ this process imports, and the sites open their data while the server comes up.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import os
 import secrets
@@ -19,11 +20,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from pydantic import ValidationError
+
 from components.assemble import assemble
 from components.comparison import POOLED
 from components.data.sources import plan_sources, pooled_source
 from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
-from components.errors import DataError, LeaseLostError, WardRoundError
+from components.errors import DataError, LeaseLostError, StudyError, WardRoundError
 from components.journal import Journal
 from components.ledger import TrainingLedger, started, trainings, unfinished
 from components.site_source import SiteSource
@@ -219,10 +222,26 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
         _require_same_start(ledger, preparations, initial, hospitals=parts.hospitals is not None)
         parts.journal.append("training_resumed", training=ledger.training, code_version=code_version())
         return ledger
+    if not fresh:
+        _require_own_words(study, list(trainings(parts.journal.entries).values()))
     training = f"{study.study}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     what = {"training": training, "study_digest": study.digest, "study": study.model_dump(mode="json"), **about}
     parts.journal.append("training_started", **what, code_version=code_version())
     return started({**what, "code_version": code_version()})
+
+
+def _require_own_words(study: Study, found: Sequence[TrainingLedger]) -> None:
+    """Refuse to begin anew, unasked, what another version of WardRound has begun and writes otherwise."""
+    for ledger in found[-1:]:
+        same = False
+        with suppress(ValidationError):
+            same = Study.model_validate_json(json.dumps(ledger.started["study"])) == study
+        if same and ledger.finished is None:
+            raise StudyError(
+                f"training {ledger.training} of this very study is open, and was begun by WardRound "
+                f"{ledger.code_version}, which writes it otherwise than this {code_version()}: finish it with that "
+                "version, or start anew with --fresh"
+            )
 
 
 def changed_data(ledger: TrainingLedger, now: Mapping[str, Preparation], *, hospitals: bool) -> list[str]:

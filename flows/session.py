@@ -58,6 +58,10 @@ class Hospitals(Protocol):
         """Return for how many seconds a site was not heard of."""
         ...
 
+    def speaks_otherwise(self, site: str) -> str:
+        """Return, in words, that a site is of another version that this coordinator does not understand; or nothing."""
+        ...
+
     def estimate_s(self, site: str) -> float | None:
         """Return what a site's doctor expects a round of this study to take, in seconds."""
         ...
@@ -262,8 +266,14 @@ class Session:
         if self.stop.is_set():
             raise self._interrupted()
 
+    def speaks_otherwise(self, site: str) -> str:
+        """Return that a site is of another version, which is not understood here, in words; empty if it is not."""
+        return self.hospitals.speaks_otherwise(site) if self.hospitals is not None else ""
+
     def away(self, site: str) -> str:
         """Return that a site is not there, in words; empty if it is."""
+        if other := self.speaks_otherwise(site):
+            return other
         silent_s = self.hospitals.silent_s(site) if self.hospitals is not None else 0.0
         if silent_s < AWAY_S:
             return ""

@@ -11,6 +11,28 @@ from components.errors import RefusedError
 PROTOCOL = 1
 
 
+def speaks_otherwise(theirs: int | None, version: str | None, *, own: str) -> str:
+    """Say that a hospital and this coordinator do not understand each other; empty where nothing is known of that.
+
+    Args:
+        theirs: The protocol the hospital last said it speaks; None if it never did.
+        version: The WardRound it last said it runs.
+        own: The WardRound that runs here.
+
+    >>> speaks_otherwise(1, "0.1.0", own="0.2.0")
+    ''
+    >>> speaks_otherwise(2, "0.2.0", own="0.1.0")
+    'it runs WardRound 0.2.0 (protocol 2), this coordinator 0.1.0 (protocol 1): update the coordinator'
+    """
+    if theirs is None or theirs == PROTOCOL:
+        return ""
+    older = "the coordinator" if theirs > PROTOCOL else "the hospital"
+    return (
+        f"it runs WardRound {version or 'unknown'} (protocol {theirs}), this coordinator {own} (protocol {PROTOCOL}): "
+        f"update {older}"
+    )
+
+
 def require_protocol(theirs: object, who: str = "the other end") -> None:
     """Refuse an end that speaks another version of the protocol.
 

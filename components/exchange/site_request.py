@@ -17,9 +17,10 @@ from components.dispatch import Preparation
 from components.errors import RefusedError
 from components.exchange.keys import SigningKey, VerifyKey
 from components.exchange.protocol import PROTOCOL
+from components.exchange.signed import SignedOrder
 from components.exchange.signing import Signed, sign, verify_record
 from components.mistakes import first_mistake
-from components.rounds import Name, Record, Sha256
+from components.rounds import Name, Order, Record, Sha256
 from components.study import Study
 
 MAX_BYTES = 256 * 1024  # Prefect itself refuses parameters above 512 KiB
@@ -162,6 +163,22 @@ def claimed_call(request: SiteRequest) -> Call | None:
         return Call.model_validate_json(request.call.body)
     except ValidationError:
         return None
+
+
+def claimed_work(text: str, *, site: str) -> Call | Order | None:
+    """Return what a request that cannot be read claims to ask of a site, nothing verified: only for refusing it.
+
+    A newer coordinator's study may have fields that are not known here, while its call and order can be read.
+    """
+    if len(text) > MAX_BYTES:
+        return None
+    try:
+        body = json.loads(text)["call"]["body"]
+        fields = json.loads(body)
+        found = SignedOrder.model_validate_json(body).order if "order" in fields else Call.model_validate_json(body)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if found.site == site else None
 
 
 def sign_call(call: Call, key: SigningKey) -> Signed:

@@ -112,10 +112,16 @@ class GatewayClient:
         return self.renew() if datetime.now(UTC) >= credential.renew_at else credential
 
     def heartbeat(self, activity: Activity) -> Health:
-        """Say that the hospital is alive, and what it is doing."""
-        beat = Heartbeat(version=own_version(), activity=activity)
+        """Say that the hospital is alive, what it is doing, and what it runs and speaks.
+
+        Raises:
+            RefusedError: If the gateway speaks another protocol; it was told all the same.
+        """
+        beat = Heartbeat(version=own_version(), activity=activity, protocol=PROTOCOL)
         told = beat.model_dump(exclude_none=True)
-        return _read(self._wire.send("POST", "/v1/heartbeat", json=told), Health)
+        health = _read(self._wire.send("POST", "/v1/heartbeat", json=told), Health)
+        require_protocol(health.protocol, f"the gateway (WardRound {health.version})")
+        return health
 
     def doctor(self, *, passed: bool, findings: Mapping[str, Any]) -> Health:
         """Say what the hospital found when it examined itself; passed, it is ready."""

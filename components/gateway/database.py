@@ -116,7 +116,14 @@ bells = Table(
     Column("rung", Integer, nullable=False),
 )
 
-# New since tables of version 3 were first made. It is made where it is missing, and nothing older reads it.
+# New since tables of version 3 were first made. They are made where they are missing, and nothing older reads them.
+spoken = Table(
+    "gateway_spoken",
+    tables,
+    Column("site", String(63), ForeignKey("gateway_sites.name"), primary_key=True),
+    Column("protocol", Integer, nullable=False),
+)
+
 leases = Table(
     "gateway_leases",
     tables,

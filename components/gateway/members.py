@@ -106,7 +106,8 @@ class Members:
         """Take a sign of life."""
         beat = await read_record(request, Heartbeat)
         activity = beat.activity.model_dump(exclude_none=True)
-        await run_in_threadpool(_of_active, self._sites.heartbeat, caller_of(request).site, beat.version, activity)
+        told = (caller_of(request).site, beat.version, activity, beat.protocol)
+        await run_in_threadpool(_of_active, self._sites.heartbeat, *told)
         return await self.health(request)
 
     def _enrol(self, asked: EnrolRequest) -> Enrolment:

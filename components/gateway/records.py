@@ -183,10 +183,11 @@ class Activity(Doing):
 
 
 class Heartbeat(Record):
-    """What a site says while it is alive: the WardRound it runs, and what it is doing."""
+    """What a site says while it is alive: the WardRound it runs, the protocol it speaks, and what it is doing."""
 
     version: Annotated[str, Field(max_length=63)]
     activity: Activity
+    protocol: Number | None = None
 
 
 class DoctorReport(Record):

@@ -18,12 +18,13 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from components.errors import RefusedError
-from components.gateway.database import Database, credentials, grants, nonces, sites, slot_grants, tokens
+from components.gateway.database import Database, credentials, grants, nonces, sites, slot_grants, spoken, tokens
 from components.gateway.tokens import Invitation, Token, hash_secret, make_token
 
 Status = Literal["invited", "enrolled", "ready", "left", "revoked"]
 ACTIVE: tuple[Status, ...] = ("enrolled", "ready")
 TOKEN_LIFE_S = 7 * 86400.0
+_ALL = select(sites, spoken.c.protocol).outerjoin(spoken, spoken.c.site == sites.c.name)
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Site:
         signing_key: Its public Ed25519 key, standard base64; None before it enrolled. So `sealing_key` (X25519).
         serial: Of its newest credential, which ends at `not_after`.
         version: The WardRound it last reported.
+        protocol: The version of the protocol it last said it speaks; None if it never did.
         activity: What it said it was doing at `last_seen`.
         doctor: Its last report about itself, of `doctor_at`.
     """
@@ -50,6 +52,7 @@ class Site:
     activity: dict[str, Any] | None
     doctor: dict[str, Any] | None
     doctor_at: float | None
+    protocol: int | None = None
 
     @property
     def active(self) -> bool:
@@ -160,7 +163,7 @@ class Sites:
     def list(self) -> list[Site]:
         """Return all sites, in the order of their names."""
         with self._database.read() as connection:
-            return [_site(row) for row in connection.execute(select(sites).order_by(sites.c.name))]
+            return [_site(row) for row in connection.execute(_ALL.order_by(sites.c.name))]
 
     def get(self, name: str) -> Site | None:
         """Return a site, or None."""
@@ -176,12 +179,14 @@ class Sites:
                 return None
             return site
 
-    def heartbeat(self, name: str, version: str, activity: Mapping[str, Any]) -> None:
-        """Note that a site is alive, and what it is doing."""
+    def heartbeat(self, name: str, version: str, activity: Mapping[str, Any], protocol: int | None = None) -> None:
+        """Note that a site is alive, what it is doing, and what it runs and speaks."""
         with self._database.write() as connection:
             _set_active(
                 connection, name, version=version, activity=json.dumps(dict(activity)), last_seen=self._database.now()
             )
+            if protocol is not None:
+                _set_spoken(connection, name, protocol)
 
     def examined(self, name: str, report: Mapping[str, Any], *, passed: bool) -> None:
         """Note a site's report about itself; passed, it is ready from now on, else it is not."""
@@ -240,9 +245,15 @@ def _set_active(connection: Connection, name: str, **values: Any) -> None:
         raise RefusedError(f"{name} was shut out in the meantime")
 
 
+def _set_spoken(connection: Connection, name: str, protocol: int) -> None:
+    """Note what a site speaks; its row of the sites is locked by the caller's change."""
+    if not connection.execute(update(spoken).where(spoken.c.site == name).values(protocol=protocol)).rowcount:
+        connection.execute(insert(spoken).values(site=name, protocol=protocol))
+
+
 def _find(connection: Connection, name: str) -> Site | None:
     """Return a site, or None."""
-    row = connection.execute(select(sites).where(sites.c.name == name)).one_or_none()
+    row = connection.execute(_ALL.where(sites.c.name == name)).one_or_none()
     return None if row is None else _site(row)
 
 

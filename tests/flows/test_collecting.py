@@ -63,6 +63,9 @@ class Ward:
     def estimate_s(self, site: str) -> float | None:
         return None
 
+    def speaks_otherwise(self, site: str) -> str:
+        return ""
+
     def withdraw(self, order: Order) -> None:
         self.withdrawn.append(order)
 

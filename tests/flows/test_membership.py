@@ -8,12 +8,15 @@ from typing import cast
 
 import pytest
 
-from components.errors import ServiceError
+from components.errors import QuorumError, ServiceError
+from components.exchange.protocol import PROTOCOL
 from components.gateway.database import Database, sites
+from components.gateway.records import own_version
 from components.gateway.sites import Site, Sites
 from flows import membership as module
 from flows.coordinator import CoordinatorSide
 from flows.membership import Membership
+from flows.progress import Watcher
 from flows.remote import RemoteDispatcher
 from tests.references.tiny_study import tiny_study
 
@@ -93,3 +96,19 @@ def test_without_a_first_look_there_is_nothing_to_go_by(
     away(known, monkeypatch)
     with pytest.raises(ServiceError, match="does not answer"):
         membership.silent_s("north")
+
+
+def test_a_site_that_speaks_another_protocol_is_no_member_and_both_versions_are_named(
+    membership: Membership, known: Sites, clock: Clock
+) -> None:
+    assert membership.speaks_otherwise("north") == ""
+    known.heartbeat("north", "9.1.0", {}, PROTOCOL + 1)
+    with pytest.raises(QuorumError) as refused:
+        membership.gather(Watcher(), lambda: None)
+    assert str(refused.value) == (
+        f"north: it runs WardRound 9.1.0 (protocol {PROTOCOL + 1}), this coordinator {own_version()} "
+        f"(protocol {PROTOCOL}): update the coordinator"
+    )
+    known.heartbeat("north", own_version(), {}, PROTOCOL)
+    clock.now += 2
+    assert membership.speaks_otherwise("north") == ""

@@ -5,8 +5,10 @@ from typing import Any
 import pytest
 
 from components.dispatch import InitialModel, Preparation
+from components.errors import StudyError
 from components.ledger import TrainingLedger
-from flows.run import changed_data
+from flows.run import _require_own_words, changed_data
+from tests.references.tiny_study import tiny_study
 
 
 def found(site: str, digest: str = "") -> Preparation:
@@ -32,3 +34,16 @@ def test_whose_data_changed_since(now: list[Preparation], simulated: list[str], 
     began, sites = ledger(found("east", "a"), found("west", "b")), {one.site: one for one in now}
     assert changed_data(began, sites, hospitals=False) == simulated
     assert changed_data(began, sites, hospitals=True) == at_hospitals
+
+
+def test_a_study_that_another_version_has_begun_is_not_begun_anew_unasked() -> None:
+    study, begun = tiny_study(), ledger()
+    newer = ledger()
+    newer.started = {"study": {}}
+    begun.started, begun.code_version = {"study": study.model_dump(mode="json")}, "9.1.0"
+    with pytest.raises(StudyError, match=r"begun by WardRound 9\.1\.0, which writes it otherwise than this .*--fresh"):
+        _require_own_words(study, [begun])
+    _require_own_words(tiny_study(seed=2), [begun])  # it is another study
+    _require_own_words(study, [begun, newer])  # it was given up for a newer one
+    begun.finished = {}
+    _require_own_words(study, [begun])

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import text, update
 
 from components.errors import RefusedError, ServiceError
 from components.gateway.database import SCHEMA, Database, meta
@@ -246,3 +246,27 @@ def test_it_is_the_same_on_postgresql(postgres: str) -> None:
         assert sites.use_nonce("n", 1.0)
     finally:
         database.close()
+
+
+def test_what_a_site_speaks_is_known_once_it_said_so(database: Database) -> None:
+    sites = Sites(database)
+    token = sites.invite(INVITATION)
+    sites.enrol(token.id, token.secret, KEYS, issue("a"))
+    assert [site.protocol for site in sites.list()] == [None]
+    for protocol, known in ((1, 1), (2, 2), (None, 2)):
+        sites.heartbeat("north", "0.2.0", {}, protocol)
+        found = sites.get("north")
+        assert found is not None
+        assert found.protocol == known
+
+
+def test_tables_that_are_new_are_made_in_a_database_that_has_not_got_them(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/old.db"
+    made = Database(url)
+    with made.write() as connection:
+        for table in ("gateway_spoken", "gateway_leases"):
+            connection.execute(text(f"DROP TABLE {table}"))
+    made.close()
+    again = Database(url)
+    assert Sites(again).list() == []
+    again.close()
