@@ -63,6 +63,11 @@ class Loopback:
         """Return the events of a hospital's own journal of a kind."""
         return _events(self.hospital(site) / "journal.jsonl", event, match)
 
+    @property
+    def sites(self) -> list[str]:
+        """The hospitals' names."""
+        return sorted(path.name for path in (self.home / "federation" / "hospitals").iterdir())
+
     def hospital(self, site: str) -> Path:
         return self.home / "federation" / "hospitals" / site
 

@@ -12,8 +12,6 @@ from components.journal import verify
 from flows.local_record import addresses
 from tests.end_to_end.loopback import Loopback
 
-SITES = ("site-1", "site-2", "site-3")
-
 
 def nothing_lost(ward: Loopback, training: str, undisturbed: Mapping[int, str]) -> None:
     """Compare a training that was disturbed, and has finished, with one that was not.
@@ -26,7 +24,7 @@ def nothing_lost(ward: Loopback, training: str, undisturbed: Mapping[int, str]) 
     assert weights_of(ward, training) == undisturbed
     assert_every_round_once(ward, training)
     assert_versions_as_committed(ward, training)
-    for path in (ward.home / "trainings" / ward.name, *map(ward.hospital, SITES)):
+    for path in (ward.home / "trainings" / ward.name, *map(ward.hospital, ward.sites)):
         assert verify(path / "journal.jsonl").entries
     assert left_behind(ward) == []
 
@@ -51,7 +49,7 @@ def assert_every_round_once(ward: Loopback, training: str) -> None:
     )
     assert max(counted.values()) == 1
     assert_once([entry.data["answer"]["nonce"] for entry in received])
-    for site in SITES:
+    for site in ward.sites:
         delivered = [entry for entry in ward.at(site, "answer_delivered", training=training)]
         assert_once([entry.data["nonce"] for entry in delivered if entry.data["kind"] == "train"])
 
@@ -76,7 +74,7 @@ def assert_versions_as_committed(ward: Loopback, training: str) -> None:
 def left_behind(ward: Loopback) -> list[str]:
     """Return the files that nobody needs any more: sealed updates, and what was being written by whom was killed."""
     exchange = ward.home / "federation" / "exchange"
-    outgoing = [path for site in SITES for path in (ward.hospital(site) / "outgoing").rglob("*")]
+    outgoing = [path for site in ward.sites for path in (ward.hospital(site) / "outgoing").rglob("*")]
     return [str(path) for path in (*exchange.rglob("*"), *outgoing) if stat.S_ISREG(path.lstat().st_mode)]
 
 

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import statistics
 import sys
@@ -36,12 +37,39 @@ class Trial:
     recovery_s: float
 
 
-def record(trial: Trial) -> None:
+@dataclass(frozen=True)
+class Week:
+    """A training that was disturbed all the time.
+
+    Attributes:
+        hospitals: How many took part.
+        rounds: Rounds of the study.
+        committed: Rounds that became a version, all as undisturbed.
+        faults: What was done, and how often.
+        seconds: How long it took.
+        slope_mb: By how much all processes together grew in a hundred rounds, in MB.
+    """
+
+    hospitals: int
+    rounds: int
+    committed: int
+    faults: dict[str, int]
+    seconds: float
+    slope_mb: float
+
+
+def record(trial: Trial | Week) -> None:
     """Append a trial to the file that the environment names, if it names one."""
     path = os.environ.get(VARIABLE)
     if path:
         with Path(path).open("a", encoding="utf-8") as file:
             file.write(json.dumps(asdict(trial)) + "\n")
+
+
+def read_trials(path: Path) -> list[Trial]:
+    """Return the trials of a file; a week is none."""
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return [Trial(**line) for line in lines if "fault" in line]
 
 
 def table(trials: Sequence[Trial]) -> str:
@@ -66,9 +94,31 @@ def table(trials: Sequence[Trial]) -> str:
     return "\n".join(lines)
 
 
+def summary(trials: Sequence[Trial]) -> str:
+    """Say what all trials come to: medians, 95th percentiles, the worst, and how many may lose something at the most.
+
+    >>> print(summary([Trial("kill -9 of a", "training", 0.5, 2.0), Trial("kill -9 of a", "training", 1.5, 3.0)]))
+    | 2 trials | median (s) | 95th percentile (s) | worst (s) |
+    |---|--:|--:|--:|
+    | noticed after | 1.0 | 1.5 | 1.5 |
+    | a step on after | 2.5 | 3.0 | 3.0 |
+    <BLANKLINE>
+    None lost anything: the share of such faults that do is below 100 % (95 % confidence, rule of three).
+    """
+    lines = [f"| {len(trials)} trials | median (s) | 95th percentile (s) | worst (s) |", "|---|--:|--:|--:|"]
+    for heading, name in (("noticed after", "detection_s"), ("a step on after", "recovery_s")):
+        found = sorted(getattr(trial, name) for trial in trials)
+        high = found[math.ceil(0.95 * len(found)) - 1]
+        lines.append(f"| {heading} | {statistics.median(found):.1f} | {high:.1f} | {found[-1]:.1f} |")
+    most = min(300 / len(trials), 100)
+    bound = f"the share of such faults that do is below {most:.3g} % (95 % confidence, rule of three)."
+    return "\n".join([*lines, "", f"None lost anything: {bound}"])
+
+
 def _spread(seconds: Sequence[float]) -> str:
     return f"{statistics.median(seconds):.1f}, {max(seconds):.1f}"
 
 
 if __name__ == "__main__":
-    print(table([Trial(**json.loads(line)) for line in Path(sys.argv[1]).read_text(encoding="utf-8").splitlines()]))
+    found = read_trials(Path(sys.argv[1]))
+    print(table(found), summary(found), sep="\n\n")

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.faults.nothing_lost import SITES
 from tests.end_to_end.faults.trained import Disturbed, Trained
 from tests.end_to_end.loopback import stopped
 
@@ -135,7 +134,7 @@ def stored(row: Disturbed, number: int, site: str) -> Iterator[Path]:
 def killed_while_waiting_for(row: Disturbed, site: str) -> Iterator[None]:
     """Kill the training in its second round when it has all updates but one; that one comes afterwards."""
     with row.asleep(site):
-        others = set(SITES) - {site}
+        others = set(row.ward.sites) - {site}
         row.ward.until(lambda: {e.data["site"] for e in row.events("update_received", round=2)} >= others)
         row.train.kill()
         row.train.wait()
