@@ -134,6 +134,7 @@ class Disturbed:
         said, _ = process.communicate(timeout=400)
         assert process.returncode == 0, said + self.ward.logs()
         assert self.events("training_finished")
+        assert len(weights_of(self.ward, self.training)) == len(self.trained.undisturbed)
         nothing_lost(self.ward, self.training, self.trained.undisturbed if like is None else like)
         return said
 

@@ -193,8 +193,15 @@ def linked(trained: Trained, site: str, **how: float) -> Iterator[Link]:
 
 
 @contextmanager
-def relayed(trained: Trained, site: str, decide: Callable[[Asked], Fate]) -> Iterator[Relay]:
-    """Have a hospital reach its gateway by a relay of ours only, which ends TLS: so it signs its requests."""
+def relayed(trained: Trained, site: str, decide: Callable[[Asked], Fate], *, let_in: bool = True) -> Iterator[Relay]:
+    """Have a hospital reach its gateway by a relay of ours only, which ends TLS: so it signs its requests.
+
+    Args:
+        trained: The federation.
+        site: The hospital.
+        decide: What becomes of each of its requests.
+        let_in: Whether the gateway lets it in by that way.
+    """
     network, folder = trained.ward.home.parent / f"network of {site}", trained.ward.hospital(site)
     given = network / "given.pem" if network.exists() else make_authority(network)
     authority = trained.ward.home / "federation" / "secrets" / "ca.pem"
@@ -203,18 +210,18 @@ def relayed(trained: Trained, site: str, decide: Callable[[Asked], Fate]) -> Ite
         relay.start()
         stack.callback(relay.stop)
         keep_route(folder, Route(authority_file=given, signed=True))
-        stack.enter_context(reached_by(trained, site, relay.port))
+        stack.enter_context(reached_by(trained, site, relay.port, let_in=let_in))
         stack.callback((folder / FILE).unlink)
         yield relay
 
 
 @contextmanager
-def reached_by(trained: Trained, site: str, port: int) -> Iterator[None]:
+def reached_by(trained: Trained, site: str, port: int, *, let_in: bool = True) -> Iterator[None]:
     """Have a hospital believe that its gateway is at another port of this machine."""
     folder = SiteFolder(trained.ward.hospital(site))
     pinned = folder.read_federation()
     folder.write_federation(pinned.model_copy(update={"gateway": f"https://127.0.0.1:{port}"}))
-    restart(trained, site)
+    restart(trained, site, let_in=let_in)
     try:
         yield
     finally:
@@ -222,12 +229,14 @@ def reached_by(trained: Trained, site: str, port: int) -> Iterator[None]:
         restart(trained, site)
 
 
-def restart(trained: Trained, site: str) -> None:
-    """Have a hospital's worker begin anew, and wait until the gateway has heard of it."""
+def restart(trained: Trained, site: str, *, let_in: bool = True) -> None:
+    """Have a hospital's worker begin anew, and wait until the gateway has heard of it, if it lets it in."""
     ward, before = trained.ward, trained.ward.worker(site)
-    os.kill(before, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # one that is not let in ends by itself
+        os.kill(before, signal.SIGKILL)
     ward.until(lambda: ward.worker(site) != before)
-    hear_of(trained, site)
+    if let_in:
+        hear_of(trained, site)
 
 
 def hear_of(trained: Trained, site: str) -> None:
