@@ -42,10 +42,11 @@ def test_published_weights_that_are_damaged_are_refused_and_published_anew(train
             (own / f"{digest}.safetensors").unlink(missing_ok=True)
             flip(shared)
         refused = row.notice(lambda: row.events("update_refused", round=2, site=SITE))
-        assert f"the gateway's object {digest} hashes to" in refused[0].data["reason"]
+        assert "hashes to [token]: it was changed or damaged" in refused[0].data["reason"]
         row.again()
         row.go_on()
         row.end()
+    assert row.events("weights_mended", round=2, weights=digest)
     row.record("weights damaged that hospitals fetch", "asked")
 
 
