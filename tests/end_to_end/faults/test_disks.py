@@ -1,4 +1,4 @@
-"""Disks that are full, at one hospital and at the coordinator: said, nothing half-written used, gone on with room."""
+"""A hospital's disk that is full: said, nothing half-written used, and gone on with when there is room."""
 
 from __future__ import annotations
 
@@ -38,23 +38,19 @@ def grow(file: io.FileIO, size: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def small() -> Iterator[tuple[Trained, Path, Path]]:
-    """A federation in which a hospital and the coordinator have a small disk each."""
+def small() -> Iterator[tuple[Trained, Path]]:
+    """A federation in which a hospital has a small disk."""
     with open_folder() as folder, ExitStack() as stack:
         home = folder / "home"
-        coordinator = small_disk(home, "900m", stack)
-        home.chmod(0o711)
         (home / "federation" / "hospitals").mkdir(parents=True)
         hospital = small_disk(home / "federation" / "hospitals" / SITE, "64m", stack)
         hospital.chmod(0o700)
         trained = stack.enter_context(federation(home=home))
-        yield trained, hospital, coordinator
+        yield trained, hospital
 
 
-def test_a_full_disk_at_a_hospital_is_said_and_its_work_done_when_there_is_room(
-    small: tuple[Trained, Path, Path],
-) -> None:
-    trained, disk, _ = small
+def test_a_full_disk_at_a_hospital_is_said_and_its_work_done_when_there_is_room(small: tuple[Trained, Path]) -> None:
+    trained, disk = small
     with trained.disturbed() as row:
         row.ward.until(lambda: row.events("update_received", round=1, site=SITE))
         row.strike()
@@ -65,21 +61,3 @@ def test_a_full_disk_at_a_hospital_is_said_and_its_work_done_when_there_is_room(
         row.go_on()
         row.end()
     row.record("a hospital's disk full", "training")
-
-
-def test_a_full_disk_at_the_coordinator_is_said_and_the_same_command_goes_on(small: tuple[Trained, Path, Path]) -> None:
-    trained, _, disk = small
-    ward = trained.ward
-    with trained.disturbed() as row:
-        row.reach("asked")
-        row.strike()
-        with full(disk):
-            row.notice(lambda: row.train.poll() is not None)
-            said, _ = row.train.communicate()
-            assert row.train.returncode == 6, said
-            assert "disk is full" in said
-            row.again()
-        with ward.running("train", str(ward.study)) as train:
-            row.go_on()
-            row.end(train)
-    row.record("the coordinator's disk full, with its database", "asked")
