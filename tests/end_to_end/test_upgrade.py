@@ -83,7 +83,8 @@ def test_a_hospital_that_is_upgraded_in_an_open_round_is_waited_for_by_name_and_
     ward: Loopback, tmp_path: Path
 ) -> None:
     enrol(ward, tmp_path / "site-4")
-    study = str(write_study(ward.study.parent, rounds={"max": ROUNDS, "quorum": 4}, local={"epochs": 40}))
+    four = {"rounds": {"max": ROUNDS, "quorum": 4}, "sites": {"partition": "sizes:0.4,0.3,0.2,0.1"}}
+    study = str(write_study(ward.study.parent, **four, local={"epochs": 40}))
     with ward.running("train", study) as train:
         with hospital(tmp_path / "site-4"):
             ward.until(lambda: ward.events("aggregated", round=1), limit_s=600)
