@@ -145,6 +145,8 @@ class Membership:
             self._found[name] = Preparation(site=name, ready=False, reason=str(error))
         if not self._found[name].ready:
             self._again_at[name] = time.monotonic() + ASK_AGAIN_S
+            if other := self.speaks_otherwise(name):  # it has said so since it was asked
+                self._found[name] = self._found[name].model_copy(update={"reason": other})
 
     def _read_sites(self, *, now: bool = False) -> None:
         """Read the gateway's list of sites, not too often; while its database is away, what it said last holds."""
