@@ -13,25 +13,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
+from components.round_rules import Convergence as Convergence
+from components.round_rules import Metric as Metric
+from components.round_rules import Rounds as Rounds
+from components.round_rules import Selection as Selection
 from components.rounds import Name
+from components.section import Fraction, Positive, Section
 
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(gt=0, le=1)]
-
-Metric = Literal[
-    "auroc", "average_precision", "accuracy", "balanced_accuracy",
-    "sensitivity", "specificity", "brier", "calibration_error", "loss",
-]  # fmt: skip
 Column = Literal["file", "label", "patient", "split"]
 NetworkName = Literal["CNN", "DenseNet", "ResNet", "EfficientNet", "ViT"]
 StrategyName = Literal["FedAvg", "FedProx", "FedBN", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"]
-
-
-def _kind_of_quorum(value: Any) -> str | None:
-    """Tell a number of sites (1, 2, ...) from a fraction of the roster (0.5, 1.0): by the decimal point."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return "sites_needed"
-    return "part_needed" if isinstance(value, float) else None
 
 
 def _kind_of_sites(value: Any) -> str | None:
@@ -46,24 +37,10 @@ def _precision(value: Any) -> Any:
     return "32" if type(value) is int and value == 32 else value
 
 
-Quorum = Annotated[
-    Annotated[Positive, Tag("sites_needed")] | Annotated[Fraction, Tag("part_needed")],
-    Discriminator(_kind_of_quorum),
-    Field(
-        description="a whole number, 1 or more (that many sites), or a number with a decimal point, "
-        "above 0 and at most 1 (that part of the roster; 1.0 is all of it)"
-    ),
-]
 Precision = Annotated[
     Literal["32", "16-mixed", "bf16-mixed"],
     BeforeValidator(_precision, json_schema_input_type=Literal["32", "16-mixed", "bf16-mixed", 32]),
 ]
-
-
-class Section(BaseModel):
-    """Base of all parts of a study: frozen, strict, no unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class Task(Section):
@@ -235,71 +212,6 @@ class StrategyChoice(BaseModel):
     def hyperparameters(self) -> dict[str, Any]:
         """The hyper-parameters given in the study, by name."""
         return dict(self.__pydantic_extra__ or {})
-
-
-class Convergence(Section):
-    """When the global model counts as converged.
-
-    Attributes:
-        metric: Pooled validation metric that is watched.
-        mode: ``max`` or ``min``: which direction is better.
-        patience: Rounds without an improvement after which the training stops.
-        min_delta: Smallest change that counts as an improvement.
-    """
-
-    metric: Metric = "auroc"
-    mode: Literal["max", "min"] = "max"
-    patience: Positive = 3
-    min_delta: Annotated[float, Field(ge=0)] = 0.001
-
-    @model_validator(mode="after")
-    def _check(self) -> Convergence:
-        lower_is_better = self.metric in ("brier", "calibration_error", "loss")
-        if lower_is_better != (self.mode == "min"):
-            better = "min" if lower_is_better else "max"
-            raise ValueError(f"metric {self.metric} goes with mode: {better}, given {self.mode}")
-        return self
-
-
-class Selection(Section):
-    """Which sites are asked in a round: all of them, a fraction, or a number, drawn by seed and round."""
-
-    fraction: Fraction | None = None
-    count: Positive | None = None
-
-    @model_validator(mode="after")
-    def _check(self) -> Selection:
-        if self.fraction is not None and self.count is not None:
-            raise ValueError("give fraction or count, not both; neither asks all sites")
-        return self
-
-
-class Rounds(Section):
-    """How many rounds, and what makes one count.
-
-    Attributes:
-        max: Rounds at the most.
-        convergence: When to stop earlier; null runs all rounds.
-        quorum: What must deliver a valid update: a whole number is that many sites, a number with a
-            decimal point is that part of the roster, rounded up. So ``1`` is one site, ``1.0`` is all.
-        required: Sites without which no round counts.
-        deadline_s: Longest that a round waits, in seconds, before it is closed with whoever delivered, if the
-            quorum holds. A federation learns shorter ones for each site (`components.deadlines`).
-        late: What becomes of an update that arrives after its round was closed: ``drop``, or ``discount``, which
-            uses it in the next round, with its weight divided by the square root of 1 + the rounds it is late.
-        max_change: Largest L2 norm of what one update may change of the trained weights; null sets no limit. Checked
-            at the site before anything leaves it, and again on arrival.
-        selection: Which sites are asked.
-    """
-
-    max: Positive = 10
-    convergence: Convergence | None = Convergence()
-    quorum: Quorum = 1.0
-    required: list[Name] = Field(default_factory=list)
-    deadline_s: Annotated[float, Field(gt=0)] = 3600.0
-    late: Literal["drop", "discount"] = "drop"
-    max_change: Annotated[float, Field(gt=0)] | None = None
-    selection: Selection = Selection()
 
 
 class Optimizer(Section):

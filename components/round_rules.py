@@ -1,0 +1,97 @@
+"""The section ``rounds`` of a study: how many, what closes one, what makes it count, and when to stop."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from components.rounds import Name
+from components.section import Fraction, Positive, Section
+
+Metric = Literal[
+    "auroc", "average_precision", "accuracy", "balanced_accuracy",
+    "sensitivity", "specificity", "brier", "calibration_error", "loss",
+]  # fmt: skip
+
+
+def _kind_of_quorum(value: Any) -> str | None:
+    """Tell a number of sites (1, 2, ...) from a fraction of the roster (0.5, 1.0): by the decimal point."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return "sites_needed"
+    return "part_needed" if isinstance(value, float) else None
+
+
+Quorum = Annotated[
+    Annotated[Positive, Tag("sites_needed")] | Annotated[Fraction, Tag("part_needed")],
+    Discriminator(_kind_of_quorum),
+    Field(
+        description="a whole number, 1 or more (that many sites), or a number with a decimal point, "
+        "above 0 and at most 1 (that part of the roster; 1.0 is all of it)"
+    ),
+]
+
+
+class Convergence(Section):
+    """When the global model counts as converged.
+
+    Attributes:
+        metric: Pooled validation metric that is watched.
+        mode: ``max`` or ``min``: which direction is better.
+        patience: Rounds without an improvement after which the training stops.
+        min_delta: Smallest change that counts as an improvement.
+    """
+
+    metric: Metric = "auroc"
+    mode: Literal["max", "min"] = "max"
+    patience: Positive = 3
+    min_delta: Annotated[float, Field(ge=0)] = 0.001
+
+    @model_validator(mode="after")
+    def _check(self) -> Convergence:
+        lower_is_better = self.metric in ("brier", "calibration_error", "loss")
+        if lower_is_better != (self.mode == "min"):
+            better = "min" if lower_is_better else "max"
+            raise ValueError(f"metric {self.metric} goes with mode: {better}, given {self.mode}")
+        return self
+
+
+class Selection(Section):
+    """Which sites are asked in a round: all of them, a fraction, or a number, drawn by seed and round."""
+
+    fraction: Fraction | None = None
+    count: Positive | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Selection:
+        if self.fraction is not None and self.count is not None:
+            raise ValueError("give fraction or count, not both; neither asks all sites")
+        return self
+
+
+class Rounds(Section):
+    """How many rounds, and what makes one count.
+
+    Attributes:
+        max: Rounds at the most.
+        convergence: When to stop earlier; null runs all rounds.
+        quorum: What must deliver a valid update: a whole number is that many sites, a number with a
+            decimal point is that part of the roster, rounded up. So ``1`` is one site, ``1.0`` is all.
+        required: Sites without which no round counts.
+        deadline_s: Longest that a round waits, in seconds, before it is closed with whoever delivered, if the
+            quorum holds. A federation learns shorter ones for each site (`components.deadlines`).
+        late: What becomes of an update that arrives after its round was closed: ``drop``, or ``discount``, which
+            uses it in the next round, with its weight divided by the square root of 1 + the rounds it is late.
+        max_change: Largest L2 norm of what one update may change of the trained weights; null sets no limit. Checked
+            at the site before anything leaves it, and again on arrival.
+        selection: Which sites are asked.
+    """
+
+    max: Positive = 10
+    convergence: Convergence | None = Convergence()
+    quorum: Quorum = 1.0
+    required: list[Name] = Field(default_factory=list)
+    deadline_s: Annotated[float, Field(gt=0)] = 3600.0
+    late: Literal["drop", "discount"] = "drop"
+    max_change: Annotated[float, Field(gt=0)] | None = None
+    selection: Selection = Selection()
