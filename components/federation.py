@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from components.assemble import quorum_of
@@ -148,8 +148,18 @@ def receive(
     return answer
 
 
+def base_evaluation_order(plan: RoundPlan, site: str) -> Order:
+    """Return the order to evaluate the weights that a round begins with; its slot is not that of the round's result."""
+    return evaluation_order(plan.model_copy(update={"attempt": plan.attempt + 1}), site, plan.base_digest)
+
+
 def updates_of(
-    plans: RoundPlan | Mapping[str, RoundPlan], answers: Mapping[str, Answer], store: FolderStore
+    plans: RoundPlan | Mapping[str, RoundPlan],
+    answers: Mapping[str, Answer],
+    store: FolderStore,
+    *,
+    current: RoundPlan | None = None,
+    statistics: Collection[str] = (),
 ) -> Iterator[Update]:
     """Yield the received updates one at a time, in the order of the sites' names.
 
@@ -158,40 +168,54 @@ def updates_of(
             update a late one, see `late_update`.
         answers: The sites' answers.
         store: Where the updates are.
+        current: The plan of the round they count in; by default the newest of the plans.
+        statistics: Names of the entries that are averages of data; see `late_update`.
 
     Raises:
         RefusedError: If an answer has no update, or it is not as stated.
     """
     by_site = {site: plans if isinstance(plans, RoundPlan) else plans[site] for site in answers}
-    current = max(by_site.values(), key=lambda plan: plan.round, default=None)
+    current = current or max(by_site.values(), key=lambda plan: plan.round, default=None)
     for site in sorted(answers):
         assert current is not None  # there is an answer, so there is a plan
         if by_site[site].round < current.round:
-            yield late_update(by_site[site], current, answers[site], store)
+            yield late_update(by_site[site], current, answers[site], store, statistics=statistics)
         else:
             # No name is kept: the strategy drops each update before it asks for the next.
             yield _update(by_site[site], answers[site], store)
 
 
-def late_update(plan: RoundPlan, current: RoundPlan, answer: Answer, store: FolderStore) -> Update:
-    """Return an update of an earlier round as one of the current round.
+def late_update(
+    plan: RoundPlan, current: RoundPlan, answer: Answer, store: FolderStore, *, statistics: Collection[str] = ()
+) -> Update:
+    r"""Return an update of an earlier round as one of the current round.
 
-    What the site learned, the difference to the weights it began with, is added to the current weights, and its
-    weight divided by sqrt(1 + rounds late): the staleness discount of FedBuff (Nguyen et al. 2022, section 4).
+    .. math:: w_t + s(\tau) \, (w^k - w_{t - \tau}), \qquad s(\tau) = 1 / \sqrt{1 + \tau}
+
+    What the site learned, the difference to the weights it began with, is discounted by its staleness and added to
+    the current weights. So the weighted mean of a round's updates is FedBuff's step, with samples for its count:
+    :math:`w_t + \sum_k n_k s(\tau_k) \Delta_k / \sum_k n_k`. Divided out of the weight of the update instead, the
+    discount would be lost where it is the only one, or where all sites count the same.
 
     Args:
         plan: The plan it was trained for.
-        current: The plan of the round it is used in.
+        current: The plan of the round it is used in, :math:`\tau` rounds later.
         answer: The site's answer.
         store: Where the update, and both rounds' weights, are.
+        statistics: Names of the entries that are averages of data: not learned, they are moved towards the site's by
+            :math:`s(\tau)`, since a difference could carry a variance below zero.
+
+    Reference:
+        Nguyen et al., Federated Learning with Buffered Asynchronous Aggregation, AISTATS 2022, algorithm 1 with the
+        polynomial staleness function, :math:`a = 0.5`.
     """
-    update, before, now = _update(plan, answer, store), store.get(plan.base_digest), store.get(current.base_digest)
-    weights = {
-        name: (now[name].double() + (value.double() - before[name].double())).to(value.dtype)
-        for name, value in update.weights.items()
-    }
-    factor = 1 / math.sqrt(1 + current.round - plan.round)
-    return replace(update, round=current.round, weights=weights, weight=update.weight * factor)
+    update, now, before = _update(plan, answer, store), store.get(current.base_digest), store.get(plan.base_digest)
+    discount = 1 / math.sqrt(1 + current.round - plan.round)
+    weights = {}
+    for name, value in update.weights.items():
+        start = now[name] if name in statistics else before[name]
+        weights[name] = (now[name].double() + discount * (value.double() - start.double())).to(value.dtype)
+    return replace(update, round=current.round, weights=weights)
 
 
 def _update(plan: RoundPlan, answer: Answer, store: FolderStore) -> Update:

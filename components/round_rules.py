@@ -81,7 +81,7 @@ class Rounds(Section):
         deadline_s: Longest that a round waits, in seconds, before it is closed with whoever delivered, if the
             quorum holds. A federation learns shorter ones for each site (`components.deadlines`).
         late: What becomes of an update that arrives after its round was closed: ``drop``, or ``discount``, which
-            uses it in the next round, with its weight divided by the square root of 1 + the rounds it is late.
+            uses it in the next round: what the site learned is divided by the square root of 1 + the rounds it is late.
         max_change: Largest L2 norm of what one update may change of the trained weights; null sets no limit. Checked
             at the site before anything leaves it, and again on arrival.
         selection: Which sites are asked.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from components.errors import QuorumError, RefusedError, SeenRoundError, SiteError, WardRoundError
@@ -63,8 +63,15 @@ class Collection:
         """Sites whose update is still to come, as far as the journal knows, in the order of their names."""
         return [site for site in self._item.plan.roster if site not in self._item.received]
 
-    async def follow(self, site: str) -> Answer:
+    def step(self, site: str) -> str:
+        """Return what the site's part of the round is called."""
+        return f"train at {site}"
+
+    async def follow(self, site: str) -> Answer | None:
         """Wait for a site's update, check it, and write it into the journal.
+
+        Returns:
+            Its answer, never None.
 
         Raises:
             SiteError: If the round closed without it.
@@ -150,18 +157,9 @@ class Collection:
                 self._session.record("update_lost", round=self._number, site=site, reason=str(error))
 
     def _ask(self, site: str) -> None:
-        """Ask a site, unless its update is in its slot: it may have finished while no coordinator was there."""
-        order = training_order(self._item.plan_for(site), site)
-        kept = self._session.store.slot_answer(slot_of(order.plan, site))
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Answer]
-        if kept is not None and kept.nonce == order.nonce:
-            answer = loop.create_future()
-            answer.set_result(kept)
-        else:
-            answer = asyncio.wrap_future(self._session.dispatcher.submit(order))
-        answer.add_done_callback(_look_at)
-        self._answers[site], self._asked_at[site] = answer, time.monotonic()
+        """Ask a site."""
+        self._answers[site] = send(self._session, self._item.plan_for(site), site)
+        self._asked_at[site] = time.monotonic()
         self._unanswered.add(site)
         self._changed.set()
 
@@ -172,13 +170,7 @@ class Collection:
 
     def _verify(self, plan: RoundPlan, answer: Answer) -> None:
         """Check an answer and its update."""
-        session, site = self._session, answer.site
-        found = session.ledger.preparations[site].items
-        receive(
-            training_order(plan, site), answer, self._state, session.store,
-            left_out=session.left_out, most_samples=found.usable if found else None,
-            max_change=session.study.rounds.max_change,
-        )  # fmt: skip
+        verify(self._session, plan, answer, self._state)
 
     def _note_received(self, site: str, answer: Answer) -> None:
         took_s = time.monotonic() - self._asked_at[site]
@@ -276,7 +268,43 @@ class Collection:
         return ""
 
 
-def _look_at(answer: asyncio.Future[Answer]) -> None:
+def send(session: Session, plan: RoundPlan, site: str) -> asyncio.Future[Answer]:
+    """Ask a site to train, unless its update is in its slot: it may have finished while no coordinator was there."""
+    order = training_order(plan, site)
+    kept = session.store.slot_answer(slot_of(order.plan, site))
+    answer: asyncio.Future[Answer]
+    if kept is not None and kept.nonce == order.nonce:
+        answer = asyncio.get_running_loop().create_future()
+        answer.set_result(kept)
+    else:
+        answer = asyncio.wrap_future(session.dispatcher.submit(order))
+    answer.add_done_callback(look_at)
+    return answer
+
+
+def verify(session: Session, plan: RoundPlan, answer: Answer, state: ServerState) -> None:
+    """Check an answer and its update.
+
+    Args:
+        session: The training.
+        plan: The plan that the site was asked with.
+        answer: What it answered.
+        state: The state that the current round starts from; an update of an earlier one changed other weights.
+
+    Raises:
+        RefusedError: As `components.federation.receive`.
+    """
+    found = session.ledger.preparations[answer.site].items
+    if plan.round != state.round + 1:
+        state = replace(state, weights=session.store.get(plan.base_digest))
+    receive(
+        training_order(plan, answer.site), answer, state, session.store,
+        left_out=session.left_out, most_samples=found.usable if found else None,
+        max_change=session.study.rounds.max_change,
+    )  # fmt: skip
+
+
+def look_at(answer: asyncio.Future[Answer]) -> None:
     """Look at what became of an answer, so that asyncio does not complain that nobody did."""
     if not answer.cancelled():
         answer.exception()

@@ -157,7 +157,10 @@ async def _aggregate(session: Session, opened: DrivenRound) -> dict[str, Any]:
     item = session.ledger.rounds[opened.number]
 
     def aggregate() -> ServerState:
-        updates = updates_of(item.used_plans, item.used_answers, session.store)
+        statistics = opened.state.statistics
+        updates = updates_of(
+            item.used_plans, item.used_answers, session.store, current=item.plan, statistics=statistics
+        )
         return session.strategy.aggregate(opened.state, updates)
 
     opened.state = await asyncio.to_thread(aggregate)
