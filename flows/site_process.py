@@ -125,7 +125,8 @@ def _keep_output(state: Path) -> None:
 
 def _read_calls(connection: socket.socket, put: Callable[[bytes], None]) -> None:
     """Queue what arrives; end the process as soon as the other end is gone."""
-    with connection.makefile("rb") as lines:
+    # One that was killed before it read an answer has reset the connection, which is an end as well.
+    with suppress(OSError), connection.makefile("rb") as lines:
         for line in lines:
             put(line)
     os._exit(0)

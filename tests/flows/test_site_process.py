@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import select
 import signal
 import stat
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from components.errors import WardRoundError
 from components.journal import read
 from components.site_source import SiteSource, SourcePart
 from flows.dispatch import PoolDispatcher
-from flows.early import spawn_site_process
+from flows.early import end_site_process, spawn_site_process
 from flows.site_process import LOG
 from tests.end_to_end.ward import wait_until
 from tests.references.tiny_study import tiny_study
@@ -69,6 +71,23 @@ def test_an_error_of_a_library_leaves_by_its_class_and_is_whole_in_the_hospital_
     assert FOLDER in log.read_text()
     assert stat.S_IMODE(log.stat().st_mode) == 0o600
     assert FOLDER not in "".join(capfd.readouterr())
+
+
+def test_a_process_ends_with_a_coordinator_that_was_killed_before_it_read_an_answer(tmp_path: Path) -> None:
+    source = SiteSource(name="north", parts=[SourcePart(site="north", kind="npz", path=str(tmp_path / "none.npz"))])
+    setting = SiteSetting(study=tiny_study(), source=source, state=str(tmp_path), store=str(tmp_path / "store"))
+    started = spawn_site_process(1)
+    try:
+        assert started.process.stdin is not None
+        started.process.stdin.write(json.dumps([setting.model_dump(mode="json")]).encode())
+        started.process.stdin.close()
+        (connection,) = started.connections
+        connection.sendall(b'{"id": 0, "call": "prepare", "payload": {"site": "north"}}\n')
+        assert select.select([connection], [], [], 60)[0]
+        connection.close()
+        assert started.process.wait(60) == 0
+    finally:
+        end_site_process(started.process)
 
 
 def test_the_process_in_place_of_one_that_died_is_a_hospital_s_too(
