@@ -17,10 +17,22 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from components.errors import StudyError
 from components.mistakes import FieldPath, Mistake, explain, undotted
+from components.round_rules import Rounds
 from components.seeds import derive_seed
 from components.strategies import STRATEGIES, Strategy
+from components.strategies.table import ASYNCHRONOUS
 from components.study import Data, Study, VirtualSites
 
+# What a round of one mode has that one of the other has not, and what is to be said of it.
+_ONLY_ASYNC = {
+    field: "must be left out with rounds.mode: sync; it belongs to async" for field in ("buffer", "max_staleness")
+}
+_ONLY_SYNC = {
+    "quorum": "must be left out with rounds.mode: async; rounds.buffer says how many updates a round needs",
+    "required": "must be left out with rounds.mode: async; a round that waits for a site by name is a sync one",
+    "late": "must be left out with rounds.mode: async; there an update counts in whichever round it arrives",
+    "selection": "must be left out with rounds.mode: async; there a site begins anew whenever it has delivered",
+}
 _ROUNDING = 1e-9  # so that 0.07 of 100 sites, 7.000000000000001 in binary, is 7 and not 8
 
 
@@ -108,7 +120,7 @@ def check_study(study: Study) -> None:
 
 def study_mistakes(study: Study) -> list[Mistake]:
     """Return what does not go together in a study; empty if everything does."""
-    found = [_selection(study), _quorum(study), _precision(study), _column(study), *_columns(study)]
+    found = [_selection(study), _quorum(study), *_mode(study), _precision(study), _column(study), *_columns(study)]
     return [Mistake(undotted(field), text, undotted(field)) for field, text in found if text]
 
 
@@ -151,23 +163,34 @@ def quorum_of(study: Study, roster_size: int) -> int:
 
     Args:
         study: The study. `rounds.quorum` as a whole number is that many sites; with a decimal point it is
-            that part of the roster, rounded up: ``1`` is one site, ``1.0`` is every site of the roster.
+            that part of the roster, rounded up: ``1`` is one site, ``1.0`` is every site of the roster. In an
+            asynchronous study it is `rounds.buffer`.
         roster_size: Sites that are asked, 1 or more.
 
     Raises:
         StudyError: If the quorum is larger than the roster.
     """
-    quorum = study.rounds.quorum
-    if isinstance(quorum, float):
-        return _part_of(quorum, roster_size)
-    if quorum > roster_size:
-        raise StudyError(_too_many("rounds.quorum", quorum, roster_size), "rounds.quorum")
-    return quorum
+    needed, field = study.rounds.updates_needed, field_of_quorum(study)
+    if needed is None:
+        return _part_of(float(study.rounds.quorum), roster_size)
+    if needed > roster_size:
+        raise StudyError(_too_many(field, needed, roster_size), field)
+    return needed
+
+
+def field_of_quorum(study: Study) -> str:
+    """Return the field that says how many updates a round needs."""
+    return "rounds.buffer" if study.rounds.mode == "async" else "rounds.quorum"
 
 
 def _part_of(fraction: float, size: int) -> int:
     """Return a part of a number of sites, rounded up, at least 1."""
     return max(1, math.ceil(fraction * size - _ROUNDING))
+
+
+def _plain(value: object) -> object:
+    """Return a value as it was written."""
+    return value.model_dump(exclude_defaults=True) if isinstance(value, BaseModel) else value
 
 
 def _too_many(field: str, given: int, size: int) -> str:
@@ -191,6 +214,29 @@ def _quorum(study: Study) -> tuple[str, str]:
         f"given {quorum} (a whole number: that many sites); must be at most {size}, the sites asked in a round; "
         "1.0 with its decimal point is all of them"
     )
+
+
+def _mode(study: Study) -> list[tuple[str, str]]:
+    """Refuse what belongs to the other mode, and what has no meaning without rounds that all begin together."""
+    rounds, total, name = study.rounds, number_of_sites(study), study.strategy.name
+    fields = _ONLY_ASYNC if rounds.mode == "sync" else _ONLY_SYNC
+    defaults = Rounds()
+    found = [
+        (f"rounds.{field}", f"given {_plain(getattr(rounds, field))}; {text}")
+        for field, text in fields.items()
+        if repr(getattr(rounds, field)) != repr(getattr(defaults, field))  # a quorum of 1 is not one of 1.0
+    ]
+    if rounds.mode == "sync":
+        return found
+    if name not in ASYNCHRONOUS:
+        text = f"given {name}; must be one of {', '.join(sorted(ASYNCHRONOUS))} with rounds.mode: async"
+        found.append(("strategy.name", f"{text}: a site keeps a part of its own for each round it trained in"))
+    if total is not None and rounds.buffer > total:
+        found.append(("rounds.buffer", _too_many("rounds.buffer", rounds.buffer, total)))
+    if study.evaluate.champion == "full_roster":
+        text = "given full_roster; must be any with rounds.mode: async, whose versions are made of some sites' updates"
+        found.append(("evaluate.champion", text))
+    return found
 
 
 def _precision(study: Study) -> tuple[str, str]:

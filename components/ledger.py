@@ -8,6 +8,10 @@ each site, ``aggregated``, ``evaluated``, ``committed`` (may come during the nex
 ``site_joined``, ``site_left`` and ``waiting`` (for a quorum) may stand anywhere between; ``asked_again`` (a site,
 for another attempt), ``late_update`` (one of an earlier round, used in this one), ``update_lost`` (one that was
 received and is damaged now) and ``weights_mended`` (they were damaged, and written again) within a round.
+
+In an asynchronous training ``round_planned`` says who is asked, the others being at work for an earlier round; an
+``update_received`` of an earlier round has its plan; ``late_dropped`` ends work that is too old. The lines decide
+which updates make which version, and so every bit of it. ``evaluated`` comes when the next rounds may be under way.
 """
 
 from __future__ import annotations
@@ -40,9 +44,20 @@ class Line(Protocol):
 
 @dataclass
 class RoundLedger:
-    """What is known of one round; None where it has not happened."""
+    """What is known of one round; None where it has not happened.
+
+    Attributes:
+        asked: In an asynchronous training: who was asked when the round was planned; None in a synchronous one.
+        earlier: By site, the plan of an earlier round that its update was made for.
+        at_work: Sites that were at work when an asynchronous round closed, by the round they were asked in.
+        judged_before: Sites that could not evaluate the round's version, by the version that their sums are of.
+    """
 
     plan: RoundPlan
+    asked: list[str] | None = None
+    earlier: dict[str, RoundPlan] = field(default_factory=dict)
+    at_work: dict[str, int] = field(default_factory=dict)
+    judged_before: dict[str, int] = field(default_factory=dict)
     received: dict[str, Answer] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
     attempts: dict[str, int] = field(default_factory=dict)
@@ -61,8 +76,10 @@ class RoundLedger:
             answer = Answer.model_validate(data["answer"])
             self.received[answer.site] = answer
             self.durations |= {answer.site: data["took_s"]} if "took_s" in data else {}
+            self.earlier |= {answer.site: RoundPlan.model_validate(data["plan"])} if "plan" in data else {}
         elif event == "update_lost":
             self.received.pop(data["site"], None)
+            self.earlier.pop(data["site"], None)
             self.refused[data["site"]] = data["reason"]
         elif event == "update_refused":
             self.refused[data["site"]] = data["reason"]
@@ -73,9 +90,11 @@ class RoundLedger:
             self.late[used[1].site] = used
         elif event == "aggregated":
             self.state = StateRef.model_validate(data["state"])
+            self.at_work = dict(data.get("at_work", {}))
         elif event == "evaluated":
             self.evaluation, self.metrics, self.seconds = data["evaluation"], dict(data["metrics"]), data["seconds"]
             self.evaluation_durations = dict(data.get("took_s", {}))
+            self.judged_before = dict(data.get("judged_before", {}))
         elif event == "committed":
             self.version = data["version"]
 
@@ -102,7 +121,14 @@ class RoundLedger:
     @property
     def missing(self) -> dict[str, str]:
         """Sites that were asked and whose update is not there, and why."""
-        return {site: self.refused.get(site, "no answer") for site in self.plan.roster if site not in self.received}
+        reasons = {site: f"at work since round {number}" for site, number in self.at_work.items()}
+        absent = [site for site in self.plan.roster if site not in self.received]
+        return {site: reasons.get(site) or self.refused.get(site, "no answer") for site in absent}
+
+    @property
+    def staleness(self) -> dict[str, int]:
+        """How many rounds old each update was that counts in this round; 0 if it was made for it."""
+        return {site: self.plan.round - plan.round for site, plan in sorted(self.used_plans.items())}
 
     @property
     def lacking(self) -> str:
@@ -121,7 +147,8 @@ class RoundLedger:
     @property
     def used_plans(self) -> dict[str, RoundPlan]:
         """By site, the plan of each update that counts in this round."""
-        return {site: plan for site, (plan, _) in self.late.items()} | {s: self.plan_for(s) for s in self.received}
+        received = {site: self.earlier.get(site) or self.plan_for(site) for site in self.received}
+        return {site: plan for site, (plan, _) in self.late.items()} | received
 
     @property
     def used_answers(self) -> dict[str, Answer]:
@@ -131,7 +158,11 @@ class RoundLedger:
 
 @dataclass
 class TrainingLedger:
-    """What is known of one training."""
+    """What is known of one training.
+
+    Attributes:
+        in_flight: In an asynchronous training: sites that are at work, with the plan they were asked with last.
+    """
 
     training: str
     study_digest: str
@@ -140,6 +171,7 @@ class TrainingLedger:
     preparations: dict[str, Preparation]
     rounds: dict[int, RoundLedger] = field(default_factory=dict)
     left: set[str] = field(default_factory=set)
+    in_flight: dict[str, RoundPlan] = field(default_factory=dict)
     tested: dict[str, Any] | None = None
     compared: dict[str, Any] | None = None
     finished: dict[str, Any] | None = None
@@ -158,9 +190,10 @@ class TrainingLedger:
         """Take one event into account; events of other kinds change nothing."""
         if event == "round_planned":
             plan = RoundPlan.model_validate(data["plan"])
-            self.rounds[plan.round] = RoundLedger(plan)
+            self.rounds[plan.round] = RoundLedger(plan, asked=data.get("asked"))
         elif data.get("round") in self.rounds:
             self.rounds[data["round"]].apply(event, data)
+        self._follow_flights(event, data)
         if event == "training_resumed":
             self.code_version = data.get("code_version", self.code_version)
         if event == "site_joined":
@@ -176,6 +209,18 @@ class TrainingLedger:
             self.compared = dict(data)
         elif event in ("training_finished", "cancelled"):
             self.finished = dict(data)
+
+    def _follow_flights(self, event: str, data: Mapping[str, Any]) -> None:
+        """Take into account who begins and who ends a piece of work of an asynchronous training."""
+        if event in ("update_received", "update_refused", "late_dropped", "site_left"):
+            self.in_flight.pop(data["site"], None)
+        item = self.rounds.get(data.get("round", 0))
+        if item is None or item.asked is None:
+            return
+        if event == "round_planned":
+            self.in_flight |= dict.fromkeys(item.asked, item.plan)
+        elif event == "asked_again":
+            self.in_flight[data["site"]] = item.plan_for(data["site"])
 
 
 def trainings(lines: Iterable[Line]) -> dict[str, TrainingLedger]:

@@ -74,12 +74,18 @@ class Rounds(Section):
 
     Attributes:
         max: Rounds at the most.
+        mode: ``sync``: a round asks its sites and closes when they have answered. ``async`` (FedBuff): a round closes
+            as soon as `buffer` sites have delivered; nobody stops the others, whose updates count in a later round.
+        buffer: For ``async``: how many sites' updates make the next version.
+        max_staleness: For ``async``: work that began more versions ago than this is dropped, and its site begins anew;
+            null sets no limit.
         convergence: When to stop earlier; null runs all rounds.
         quorum: What must deliver a valid update: a whole number is that many sites, a number with a
             decimal point is that part of the roster, rounded up. So ``1`` is one site, ``1.0`` is all.
         required: Sites without which no round counts.
         deadline_s: Longest that a round waits, in seconds, before it is closed with whoever delivered, if the
-            quorum holds. A federation learns shorter ones for each site (`components.deadlines`).
+            quorum holds; for ``async``, before a site is asked anew. A federation learns shorter ones for each site
+            (`components.deadlines`).
         late: What becomes of an update that arrives after its round was closed: ``drop``, or ``discount``, which
             uses it in the next round: what the site learned is divided by the square root of 1 + the rounds it is late.
         max_change: Largest L2 norm of what one update may change of the trained weights; null sets no limit. Checked
@@ -88,6 +94,9 @@ class Rounds(Section):
     """
 
     max: Positive = 10
+    mode: Literal["sync", "async"] = "sync"
+    buffer: Positive = 2
+    max_staleness: Annotated[int, Field(ge=0)] | None = None
     convergence: Convergence | None = Convergence()
     quorum: Quorum = 1.0
     required: list[Name] = Field(default_factory=list)
@@ -95,3 +104,10 @@ class Rounds(Section):
     late: Literal["drop", "discount"] = "drop"
     max_change: Annotated[float, Field(gt=0)] | None = None
     selection: Selection = Selection()
+
+    @property
+    def updates_needed(self) -> int | None:
+        """How many sites must deliver, where that does not depend on how many are asked."""
+        if self.mode == "async":
+            return self.buffer
+        return self.quorum if isinstance(self.quorum, int) else None

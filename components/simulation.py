@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from components.assemble import select_roster
 from components.convergence import assess
 from components.dispatch import InitialModel, OrderDispatcher
-from components.errors import QuorumError
+from components.errors import QuorumError, StudyError
 from components.exchange.store import FolderStore
 from components.federation import (
     Evaluation,
@@ -81,7 +81,12 @@ def simulate(
     Raises:
         QuorumError: If no site delivered a usable metric.
         RefusedError: If a site's update fails a check; there is no quorum here, every site must deliver.
+        StudyError: If several sites shall train asynchronously: here they train round by round.
     """
+    if study.rounds.mode == "async" and len(sites) > 1:
+        raise StudyError(
+            "rounds.mode: async needs what waits for whoever comes first: flows.api.simulate", "rounds.mode"
+        )
     state = first_state(strategy, initial, store)
     ref = save_state(store, state)
     rounds: list[SimulatedRound] = []

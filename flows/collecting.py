@@ -54,7 +54,7 @@ class Collection:
         self._changed, self._closed = asyncio.Event(), asyncio.Event()
         self._said = ""
         self._broken: Exception | None = None
-        self._drop_damaged()
+        drop_damaged(session, number)
         for site in self.sites:
             self._ask(site)
 
@@ -140,21 +140,10 @@ class Collection:
 
     def ask_again(self, site: str) -> None:
         """Ask a site for another attempt; weights that it could not use are mended if it was they."""
-        if self._session.store.mend(self._item.plan.base_digest, self._state.weights):
-            self._session.record("weights_mended", round=self._number, weights=self._item.plan.base_digest)
+        mend_base(self._session, self._number, self._state)
         attempt = self._item.plan_for(site).attempt + 1
         self._session.record("asked_again", round=self._number, site=site, attempt=attempt)
         self._ask(site)
-
-    def _drop_damaged(self) -> None:
-        """Count no update that was received before a restart and is damaged now: its site is asked for it again."""
-        for site, answer in sorted(self._item.received.items()):
-            slot = slot_of(self._item.plan_for(site), site)
-            try:
-                if answer.update is not None:
-                    self._session.store.get_update(slot, answer.update)
-            except RefusedError as error:
-                self._session.record("update_lost", round=self._number, site=site, reason=str(error))
 
     def _ask(self, site: str) -> None:
         """Ask a site."""
@@ -280,6 +269,27 @@ def send(session: Session, plan: RoundPlan, site: str) -> asyncio.Future[Answer]
         answer = asyncio.wrap_future(session.dispatcher.submit(order))
     answer.add_done_callback(look_at)
     return answer
+
+
+def drop_damaged(session: Session, number: int) -> list[str]:
+    """Count no update that was received before a restart and is damaged now; return the sites to ask for it again."""
+    item, lost = session.ledger.rounds[number], []
+    for site, plan in sorted(item.used_plans.items()):
+        answer = item.received.get(site)
+        try:
+            if answer is not None and answer.update is not None:
+                session.store.get_update(slot_of(plan, site), answer.update)
+        except RefusedError as error:
+            session.record("update_lost", round=number, site=site, reason=str(error))
+            lost.append(site)
+    return lost
+
+
+def mend_base(session: Session, number: int, state: ServerState) -> None:
+    """Write the weights that a round begins from again, if they are damaged."""
+    digest = session.ledger.rounds[number].plan.base_digest
+    if session.store.mend(digest, state.weights):
+        session.record("weights_mended", round=number, weights=digest)
 
 
 def verify(session: Session, plan: RoundPlan, answer: Answer, state: ServerState) -> None:

@@ -97,7 +97,8 @@ def participation(session: Session) -> dict[str, dict[int, Participation]]:
     grid: dict[str, dict[int, Participation]] = {site: {} for site in session.ledger.preparations}
     for number, item in session.ledger.rounds.items():
         for site in item.plan.roster:
-            grid[site][number] = "took part" if site in item.received else "refused"
+            if site not in item.at_work:
+                grid[site][number] = "took part" if site in item.received else "refused"
     return grid
 
 

@@ -16,8 +16,10 @@ from components.comparison import Contest, compare_models
 from components.errors import QuorumError, WardRoundError
 from components.rounds import ServerState
 from components.sums_file import write_sums
+from flows.buffering import drop_all_work
 from flows.cancellation import cancellation
-from flows.driven_round import DrivenRound, evaluate_everywhere, open_round
+from flows.driven_round import DrivenRound, open_round
+from flows.evaluating import evaluate_everywhere
 from flows.readiness import lacking_sites
 from flows.session import InterruptedTrainingError, Session
 from flows.steps import Steps
@@ -83,6 +85,7 @@ class Driver:
         session = self.session
         try:
             await self._rounds()
+            drop_all_work(session)
             await asyncio.gather(*self._registering)
             return await self._finish()
         except Exception as error:
@@ -126,10 +129,11 @@ class Driver:
         """Run rounds until convergence or the last one; each one's end runs beside the next."""
         session = self.session
         state: ServerState | None = None
+        before: DrivenRound | None = None
         number = next_number(session, 0)
         while number is not None:
             await _gather_sites(session, number)
-            opened = self._take_up(number, state)
+            opened = self._take_up(number, state, before)
             driven = asyncio.create_task(opened.drive(session))
             self._registering.append(driven)
             either: set[asyncio.Future[Any]] = {opened.decided, driven}
@@ -137,17 +141,18 @@ class Driver:
             if not opened.decided.done():
                 await driven  # it failed or was stopped, and this raises
             state = opened.state
+            before = opened if session.asynchronous else None
             await self._let_the_registry_follow()
             number = next_number(session, number)
 
-    def _take_up(self, number: int, state: ServerState | None) -> DrivenRound:
+    def _take_up(self, number: int, state: ServerState | None, before: DrivenRound | None) -> DrivenRound:
         """Open a round; `state` spares reading the state it works on."""
         session = self.session
         item = session.ledger.rounds.get(number)
         reached = number if item is not None and item.state is not None else number - 1
         if state is None or state.round != reached:
             state = session.state_after(reached)
-        opened = open_round(session, state, number)
+        opened = open_round(session, state, number, before)
         self._show(number, opened.steps)
         return opened
 
@@ -200,13 +205,17 @@ class Driver:
 
 
 def next_number(session: Session, after: int) -> int | None:
-    """Return the first round after a number that is not committed; None if the training ends before it."""
+    """Return the first round after a number that is not committed; None if the training ends before it.
+
+    What is aggregated is brought to its end, also where it turned out meanwhile that the training had converged before.
+    """
     for number in range(after + 1, session.study.rounds.max + 1):
-        if session.progress_until(number - 1).converged:
-            return None
         item = session.ledger.rounds.get(number)
-        if item is None or item.version is None:
+        if item is not None and item.version is not None:
+            continue
+        if item is not None and item.state is not None:
             return number
+        return None if session.progress_until(number - 1).converged else number
     return None
 
 

@@ -81,7 +81,8 @@ def run_federated(
         stack.callback(dispatcher.close)
         hospitals = Membership(study, side, dispatcher, require_ready=config.require_ready)
         initial = dispatcher.initialise(study)
-        found = hospitals.gather(watcher, interrupted.check)
+        at_work = {site: resumed.preparations[site] for site in resumed.in_flight} if resumed else {}
+        found = hospitals.gather(watcher, interrupted.check, at_work=at_work)
         parts = Parts(
             study, home, home / "trainings" / study.study, side.store(study.study).root, journal, dispatcher, recorder,
             watcher, hospitals, tenure,

@@ -75,17 +75,19 @@ def _live(path: Path, ledger: TrainingLedger, entries: Sequence[Entry]) -> LiveT
         rounds=study["rounds"]["max"],
         number=number,
         answered=item.took_part if item else [],
-        missing=_missing(item),
+        missing=_missing(ledger, item),
         waiting=_waiting(ledger.training, entries),
         metric=decided[-1].metrics.get(rule["metric"] if rule else "auroc") if decided else None,
     )
 
 
-def _missing(item: RoundLedger | None) -> dict[str, str]:
-    """Return who has not delivered in a round that collects, and why as far as that is known."""
+def _missing(ledger: TrainingLedger, item: RoundLedger | None) -> dict[str, str]:
+    """Return who has not delivered in a round that collects, and what of that is known."""
     if item is None or item.state is not None:
         return {}
-    return {site: item.refused.get(site, "") for site in item.plan.roster if site not in item.received}
+    absent = [site for site in item.plan.roster if site not in item.received]
+    earlier = {site: plan.round for site, plan in ledger.in_flight.items() if plan.round < item.plan.round}
+    return {site: f"since round {earlier[site]}" if site in earlier else item.refused.get(site, "") for site in absent}
 
 
 def _waiting(training: str, entries: Sequence[Entry]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from uuid import UUID
 
@@ -27,6 +27,7 @@ LOOK_EVERY_S = 0.1
 LOOK_AT_SITES_EVERY_S = 1.0
 LONG_SILENT_S = 15.0  # before the first round, a site not heard of for so long is not waited for if others are enough
 ASK_AGAIN_S = 120.0  # a site that was not ready: its data may be mended
+_NOBODY: Mapping[str, Preparation] = {}
 
 
 class Membership:
@@ -49,15 +50,20 @@ class Membership:
         self._found: dict[str, Preparation] = {}
         self._sites: dict[str, Site] = {}
         self._heard: dict[str, tuple[float, float]] = {}  # what a site's clock of arrival said, and when we saw it
+        self._at_work: Mapping[str, Preparation] = {}
         self._began = self._saw = time.monotonic()
         self._looked, self._blind = -math.inf, False
 
-    def gather(self, watcher: Watcher, check: Callable[[], None]) -> dict[str, Preparation]:
+    def gather(
+        self, watcher: Watcher, check: Callable[[], None], *, at_work: Mapping[str, Preparation] = _NOBODY
+    ) -> dict[str, Preparation]:
         """Ask every hospital to prepare, and wait for them, or for enough of them where the others are away.
 
         Args:
             watcher: Is told for whom is waited.
             check: Called now and then; raises what ends the waiting.
+            at_work: Sites that an asynchronous training which is taken up has at work, and what they found before
+                they began: they answer after their work, and nobody waits for that.
 
         Returns:
             What each site found; one that is away is not ready, and joins when it answers.
@@ -65,6 +71,7 @@ class Membership:
         Raises:
             QuorumError: If a site the study names is not enrolled, or none is.
         """
+        self._at_work = at_work
         self._look(now=True)
         self._require_members()
         said = ""
@@ -75,7 +82,8 @@ class Membership:
                 (watcher.waiting if self._all_silent() else watcher.phase)(waiting)
             time.sleep(LOOK_EVERY_S)
             self._look()
-        return {name: self._found.get(name) or self._away(name) for name in sorted(self._expected())}
+        found = {**at_work, **self._found}
+        return {name: found.get(name) or self._away(name) for name in sorted(self._expected())}
 
     def changes(self, known: Sequence[str]) -> list[Preparation]:
         """See `flows.session.Hospitals`."""
@@ -203,8 +211,9 @@ class Membership:
     def _waiting_for(self) -> str:
         """Say for whom the first round waits; empty if it can begin, or never will."""
         open_ones = self._unanswered()
-        ready = sum(found.ready for found in self._found.values())
-        enough = ready >= self._needed() and not set(self._study.rounds.required) - self._found.keys()
+        found = {**self._at_work, **self._found}
+        ready = sum(one.ready for one in found.values())
+        enough = ready >= self._needed() and not set(self._study.rounds.required) - found.keys()
         if not open_ones or (enough and self._all_silent()):
             return ""
         if self._all_silent():
@@ -212,15 +221,14 @@ class Membership:
         return f"waiting for {', '.join(open_ones)} to open their data"
 
     def _unanswered(self) -> list[str]:
-        return sorted(self._asked.keys() - self._found.keys())
+        return sorted(self._asked.keys() - self._found.keys() - self._at_work.keys())
 
     def _all_silent(self) -> bool:
         """Return whether nobody who has not answered was heard of for long."""
         return all(self.silent_s(name) > LONG_SILENT_S for name in self._unanswered())
 
     def _needed(self) -> int:
-        quorum = self._study.rounds.quorum
-        return quorum if isinstance(quorum, int) else quorum_of(self._study, len(self._expected()))
+        return self._study.rounds.updates_needed or quorum_of(self._study, len(self._expected()))
 
     def _expected(self) -> set[str]:
         """Return the sites that should take part, whether or not they can: a part of them is a part of all of these."""

@@ -39,6 +39,9 @@ class Watcher:
     def waiting(self, text: str) -> None:
         """Say what a round waits for; nothing any more if the text is empty."""
 
+    def round_closed(self, number: int, at_work: Sequence[str]) -> None:
+        """Say that a round was aggregated, and who is still at work for a later one."""
+
     def round_decided(self, number: int, value: float | None, seconds: float) -> None:
         """Say that a round was aggregated and evaluated."""
 
@@ -62,6 +65,7 @@ class DecidedRound:
         seconds: How long it took.
         sites: How many took part.
         missing: Sites that were asked and did not take part.
+        at_work: Sites that were still at work, for a later round.
     """
 
     number: int
@@ -69,16 +73,20 @@ class DecidedRound:
     seconds: float
     sites: int
     missing: tuple[str, ...] = ()
+    at_work: tuple[str, ...] = ()
 
     def line(self, metric: str, version: int | None) -> str:
         """Return it as one plain line.
 
         >>> DecidedRound(3, 0.91234, 4.25, 2, ("west",)).line("auroc", 7)
         'round   3  auroc 0.9123    4.2 s  version   7  2 sites, without west'
+        >>> DecidedRound(3, 0.91234, 4.25, 2, at_work=("west",)).line("auroc", 7)
+        'round   3  auroc 0.9123    4.2 s  version   7  2 sites, west at work'
         """
         kept = f"version {version:>3}" if version is not None else "no version"
         took_part = f"{self.sites} site{'s' * (self.sites != 1)}"
         took_part += f", without {', '.join(self.missing)}" if self.missing else ""
+        took_part += f", {', '.join(self.at_work)} at work" if self.at_work else ""
         return f"round {self.number:>3}  {metric} {_number(self.value)}  {self.seconds:5.1f} s  {kept}  {took_part}"
 
 
@@ -198,6 +206,8 @@ class LiveWatcher(Watcher):
     def __init__(self, console: Console, *, title: str, rounds: int, metric: str) -> None:
         self._console = console
         self._shown = Shown(title, rounds, metric)
+        self._sites: dict[int, dict[str, str]] = {}  # of the rounds that are not decided: as of `Shown`
+        self._at_work: dict[int, tuple[str, ...]] = {}
         self._unregistered: dict[int, DecidedRound] = {}
         self._turn = threading.Lock()
         self._live = (
@@ -225,13 +235,14 @@ class LiveWatcher(Watcher):
 
     def round_opened(self, number: int, roster: Sequence[str]) -> None:
         """See `Watcher`."""
-        sites = dict.fromkeys(roster, "waiting")
+        sites = self._sites[number] = dict.fromkeys(roster, "waiting")
         self._change(phase="training", number=number, sites=sites, opened=time.monotonic())
 
     def site_done(self, number: int, site: str, *, ok: bool) -> None:
         """See `Watcher`."""
+        sites = self._sites[number] = {**self._sites.get(number, {}), site: "done" if ok else "failed"}
         if number == self._shown.number:
-            self._change(sites={**self._shown.sites, site: "done" if ok else "failed"})
+            self._change(sites=sites)
             if "waiting" not in self._shown.sites.values():
                 self._change(phase="aggregating, and evaluating at every site")
 
@@ -241,12 +252,18 @@ class LiveWatcher(Watcher):
             self._console.print(Text(text, style="yellow"), highlight=False, soft_wrap=True)
         self._change(phase=text or "training")
 
+    def round_closed(self, number: int, at_work: Sequence[str]) -> None:
+        """See `Watcher`."""
+        self._at_work[number] = tuple(at_work)
+
     def round_decided(self, number: int, value: float | None, seconds: float) -> None:
         """See `Watcher`."""
-        sites = self._shown.sites
-        missing = tuple(sorted(site for site, state in sites.items() if state == "failed"))
-        self._unregistered[number] = DecidedRound(number, value, seconds, len(sites) - len(missing), missing)
-        self._change(done=number, value=value, seconds=(*self._shown.seconds, seconds), opened=None)
+        sites, at_work = self._sites.pop(number, {}), self._at_work.pop(number, ())
+        missing = tuple(sorted(site for site, state in sites.items() if state == "failed" and site not in at_work))
+        took_part = len(sites) - len(missing) - len(at_work)
+        self._unregistered[number] = DecidedRound(number, value, seconds, took_part, missing, at_work)
+        opened = None if number == self._shown.number else self._shown.opened
+        self._change(done=number, value=value, seconds=(*self._shown.seconds, seconds), opened=opened)
 
     def version_registered(self, number: int, version: int) -> None:
         """See `Watcher`."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.assemble import quorum_of, select_roster
+from components.assemble import field_of_quorum, quorum_of, select_roster
 from components.dispatch import Preparation
 from components.errors import DataError, SeenRoundError
 from components.evaluation.histograms import sums_from_scores
@@ -31,15 +31,14 @@ def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> Non
     if ready < needed:
         raise DataError(
             f"{ready} of {len(preparations)} sites are ready, a round needs {needed}. {reasons_text(reasons)}. "
-            "Mend their data, or lower rounds.quorum or data.minimum_usable_fraction in the study"
+            f"Mend their data, or lower {field_of_quorum(study)} or data.minimum_usable_fraction in the study"
         )
 
 
 def lacking_sites(session: Session) -> str:
     """Return what a next round lacks of sites that are ready, in words; empty if it has enough."""
     study, ready, members = session.study, session.sites, session.ledger.members
-    roster = select_roster(study, members, 1)
-    needed = study.rounds.quorum if isinstance(study.rounds.quorum, int) else quorum_of(study, len(roster))
+    needed = study.rounds.updates_needed or quorum_of(study, len(select_roster(study, members, 1)))
     absent = [site for site in study.rounds.required if site not in ready]
     if len(ready) >= needed and not absent:
         return ""

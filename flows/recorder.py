@@ -259,6 +259,8 @@ class Recorder:
         """Record each site's own metrics, and what of the round is no version's."""
         number = item.plan.round
         for site, metrics in evaluation.site_metrics.items():
+            if site in item.judged_before:  # it was at work; its metrics are on the version that they are of
+                continue
             answer = item.received.get(site)
             training = {f"training/{name}_s": value for name, value in answer.seconds.items()} if answer else {}
             if answer and answer.update:
@@ -292,7 +294,9 @@ def lineage(session: Session, number: int) -> dict[str, Any]:
         "roster": item.plan.roster,
         "took_part": item.took_part,
         "missing": item.missing,
-        "late": {site: plan.round for site, (plan, _) in sorted(item.late.items())},
+        "late": {site: number - age for site, age in item.staleness.items() if age},
+        "staleness": item.staleness,
+        "judged_before": item.judged_before,
         "items": {site: _items(session, site) for site in item.plan.roster},
         "code_version": session.ledger.started.get("code_version", code_version()),
     }

@@ -38,7 +38,9 @@ from flows.site_runs import FLOWS, SiteRun, SiteRuns
 
 LOOK_EVERY_S = 0.02
 AGAIN_S = 1.0
-PUBLISHED = 4  # weights that hospitals may read at a time: of the round in work, and of the one before
+PUBLISHED = (
+    4  # weights that hospitals may read beyond those they are asked to: of the round in work, and of the one before
+)
 HEADER_BYTES = 1 << 20  # of an update, beyond the weights it began with
 log = logging.getLogger("wardround.coordinator")
 
@@ -152,7 +154,7 @@ class RemoteDispatcher:
         self._local.close()
 
     def _publish(self, digest: str) -> None:
-        """Put weights where the gateway finds them; those of rounds that are over are withdrawn."""
+        """Put weights where the gateway finds them; those that nobody is asked to read any more are withdrawn."""
         shared, own = self._side.exchange / "objects" / f"{digest}.safetensors", self._store.path(digest)
         make_folder(shared.parent)
         if shared.exists() and not shared.samefile(own) and not has_digest(shared, digest):
@@ -161,8 +163,11 @@ class RemoteDispatcher:
             shared.hardlink_to(own)
         if digest not in self._published:
             self._published.append(digest)
-            while len(self._published) > PUBLISHED:
-                self._withdraw(self._published.pop(0))
+            with self._lock:
+                read = {item.asked.weights_digest for item in self._waiting.values() if isinstance(item.asked, Order)}
+            for old in [old for old in self._published[:-PUBLISHED] if old not in read]:
+                self._published.remove(old)
+                self._withdraw(old)
 
     def _withdraw(self, digest: str) -> None:
         """Let nobody read weights any more."""

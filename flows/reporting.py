@@ -97,7 +97,7 @@ def _round(session: Session, number: int) -> RoundSummary:
         metric=session.evaluation(number).metrics.get(session.metric),
         weights_digest=item.require_state().weights,
         absent={
-            site: item.refused.get(site) or found.reason or "not asked"
+            site: item.missing.get(site) or found.reason or "not asked"
             for site, found in session.ledger.preparations.items()
             if site not in item.received
         },

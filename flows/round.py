@@ -14,8 +14,10 @@ from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from prefect.context import get_run_context
-from prefect.states import Cancelled
+from prefect.states import Cancelled, Completed
 
+from components.ledger import RoundLedger
+from flows.driven_round import STILL_AT_WORK
 from flows.driver import current_driver
 from flows.session import InterruptedTrainingError, Session
 
@@ -62,13 +64,22 @@ async def follow_steps(number: int) -> None:
 @task(name="step", task_run_name="{name}", cache_policy=NO_CACHE, persist_result=False)
 async def follow_step(name: str, number: int) -> Any:
     """Wait for one step."""
-    return await current_driver().steps[number].follow(name)
+    found = await current_driver().steps[number].follow(name)
+    return Completed(name="AtWork", message=STILL_AT_WORK["at_work"]) if found == STILL_AT_WORK else found
 
 
 async def _state_of(run: Any) -> State[Any]:
     """Wait for a task's run; return the state it ended in."""
     state: State[Any] = await run
     return state
+
+
+def _part(item: RoundLedger, site: str) -> str:
+    """Return what part a site took in a round."""
+    if site not in item.received:
+        return f"no: {item.missing[site]}"
+    age = item.staleness[site]
+    return f"yes, {age} round{'s' * (age != 1)} old" if age else "yes"
 
 
 def round_table(session: Session, number: int) -> str:
@@ -84,7 +95,7 @@ def round_table(session: Session, number: int) -> str:
         answer = item.received.get(site)
         found = session.ledger.preparations[site].items
         used, expected = (found.usable, found.expected) if found else (0, 0)
-        part = "yes" if answer else f"no: {item.refused.get(site, 'not asked')}"
+        part = _part(item, site)
         seconds = f"{answer.seconds.get('train', 0):.2f}" if answer else ""
         lines.append(f"| {site} | {part} | {used} | {expected} | {seconds} |")
     lines += ["", "| pooled validation metric | value |", "|---|---|"]

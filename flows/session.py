@@ -29,7 +29,9 @@ from flows.progress import Watcher
 if TYPE_CHECKING:
     from components.exchange.store import FolderStore
     from components.strategies import Strategy
+    from flows.buffering import Flight
     from flows.collecting import LateAnswer
+    from flows.evaluating import Question
     from flows.recorder import Recorder
     from flows.tenure import Tenure
 
@@ -92,6 +94,11 @@ class Session:
     tenure: Tenure | None = None  # None in a simulation, whose journal no other machine has
     others: Mapping[str, TrainingLedger] = field(default_factory=dict)
     late: dict[str, LateAnswer] = field(default_factory=dict)
+    flights: dict[str, Flight] = field(default_factory=dict)  # of an asynchronous training: who is at work
+    judges: set[str] = field(default_factory=set)  # likewise: who was asked to evaluate since this process began
+    looks: dict[str, Question] = field(
+        default_factory=dict
+    )  # likewise: newcomers, and what they say of their first weights
     recording: asyncio.Event = field(default_factory=asyncio.Event)  # set once the recorder was started
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -99,6 +106,11 @@ class Session:
     def training(self) -> str:
         """Identifier of the training."""
         return self.ledger.training
+
+    @property
+    def asynchronous(self) -> bool:
+        """Whether its rounds close with whoever comes first, while the others go on."""
+        return self.study.rounds.mode == "async"
 
     @property
     def sites(self) -> list[str]:
@@ -162,11 +174,15 @@ class Session:
         open_rounds = [(self.training, late.plan.round) for late in self.late.values()]
         for training in resumable({**self.others, self.training: self.ledger}):
             keep.add(training.initial.weights_digest)
+            for plan in list(training.in_flight.values()):
+                keep.add(plan.base_digest)
+                open_rounds.append((training.training, plan.round))
             for number, item in list(training.rounds.items()):
                 if item.version is None:
                     open_rounds.append((training.training, number))
-                    open_rounds += [(training.training, plan.round) for plan, _ in item.late.values()]
-                    keep |= {plan.base_digest for plan, _ in item.late.values()}
+                    earlier = [*item.earlier.values(), *(plan for plan, _ in list(item.late.values()))]
+                    open_rounds += [(training.training, plan.round) for plan in earlier]
+                    keep |= {plan.base_digest for plan in earlier}
                 if training is not self.ledger or item.version is None or number in (best, newest, newest - 1):
                     keep |= item.digests
         # The next round's state may be written but not yet recorded: what is a minute old is left alone.
@@ -203,12 +219,19 @@ class Session:
                 raise
             return load_state(self.store, item.require_state())
 
+    def aggregate(self, number: int, before: ServerState) -> ServerState:
+        """Return the state that a round's updates make of the state before, in the order of the sites' names."""
+        item = self.ledger.rounds[number]
+        updates = updates_of(
+            item.used_plans, item.used_answers, self.store, current=item.plan, statistics=before.statistics
+        )
+        return self.strategy.aggregate(before, updates)
+
     def _aggregate_again(self, number: int) -> bool:
         """Write the state after a round anew, and return whether it is the one that was; the same updates give it."""
         item = self.ledger.rounds[number]
         try:
-            updates = updates_of(item.used_plans, item.used_answers, self.store)
-            state = self.strategy.aggregate(self.state_after(number - 1), updates)
+            state = self.aggregate(number, self.state_after(number - 1))
         except (RefusedError, StorageError):
             return False
         mended = save_state(self.store, state) == item.state

@@ -18,3 +18,6 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "FedAdam": FedAdam,
     "FedYogi": FedYogi,
 }
+
+# Whose site half keeps nothing from round to round: an update may then count in a later round than it was made for.
+ASYNCHRONOUS = frozenset({"FedAvg", "FedProx", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"})

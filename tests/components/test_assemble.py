@@ -68,6 +68,19 @@ def test_wrong_hyperparameters_name_field_and_what_is_allowed(
         ({"rounds": {"quorum": 101}}, "rounds.quorum", "at most 100, the sites asked in a round"),
         ({"rounds": {"quorum": 8, "selection": {"fraction": 0.07}}}, "rounds.quorum", "at most 7, the sites"),
         ({"rounds": {"quorum": 3, "selection": {"count": 2}}}, "rounds.quorum", "1.0 with its decimal point is all"),
+        ({"rounds": {"buffer": 3}}, "rounds.buffer", "given 3; must be left out with rounds.mode: sync"),
+        ({"rounds": {"max_staleness": 0}}, "rounds.max_staleness", "given 0; must be left out with rounds.mode: sync"),
+        ({"rounds": {"mode": "async", "quorum": 1}}, "rounds.quorum", "rounds.buffer says how many updates a round"),
+        ({"rounds": {"mode": "async", "required": ["a"]}}, "rounds.required", "waits for a site by name is a sync one"),
+        ({"rounds": {"mode": "async", "late": "discount"}}, "rounds.late", "counts in whichever round it arrives"),
+        ({"rounds": {"mode": "async", "selection": {"count": 3}}}, "rounds.selection", "given {'count': 3}; must be"),
+        ({"rounds": {"mode": "async", "buffer": 101}}, "rounds.buffer", "given 101; must be at most the number of"),
+        ({"rounds": {"mode": "async"}, "strategy": {"name": "FedBN"}}, "strategy.name", "given FedBN; must be one of"),
+        (
+            {"rounds": {"mode": "async"}, "evaluate": {"champion": "full_roster"}},
+            "evaluate.champion",
+            "must be any with rounds.mode: async",
+        ),
         ({"local": {"epochs": 1, "precision": "16-mixed", "device": "cpu"}}, "local.precision", "32 or bf16-mixed"),
         ({"sites": {"partition": "column:age"}}, "sites.partition", "an npz has no columns"),
         (
@@ -100,6 +113,7 @@ def test_what_goes_together_is_not_refused() -> None:
     check_study(study_with(rounds={"quorum": 7, "selection": {"fraction": 0.07}}))
     check_study(study_with(data=table, sites={"partition": "column:scanner"}, rounds={"quorum": 50}))
     check_study(study_with(data=table | {"columns": {"file": "a", "patient": "a", "label": "b"}}))
+    check_study(study_with(rounds={"mode": "async", "buffer": 100, "max_staleness": 0, "max_change": 1.0}))
 
 
 @pytest.mark.parametrize(
@@ -168,6 +182,12 @@ def test_a_round_asks_as_many_as_the_study_has_if_so_many_are_ready(selection: d
 )
 def test_quorum_counts_sites_or_a_part_rounded_up(quorum: float, roster_size: int, needed: int) -> None:
     assert quorum_of(study_with(rounds={"quorum": quorum}), roster_size) == needed
+
+
+def test_an_asynchronous_round_needs_as_many_updates_as_its_buffer() -> None:
+    assert quorum_of(study_with(rounds={"mode": "async", "buffer": 7}), 50) == 7
+    with pytest.raises(StudyError, match=r"rounds\.buffer: given 7; must be at most the number of sites, 3"):
+        quorum_of(study_with(rounds={"mode": "async", "buffer": 7}), 3)
 
 
 def test_a_quorum_above_the_roster_is_refused() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import cast
 
 import pytest
 
+from components.dispatch import Preparation
 from components.errors import QuorumError, ServiceError
 from components.exchange.protocol import PROTOCOL
 from components.gateway.database import Database, sites
@@ -88,6 +90,19 @@ def test_nobody_grows_silent_while_the_database_is_away(
     assert membership.silent_s("north") == 0, "it could not have been heard, and has its time anew"
     clock.now += 5
     assert membership.silent_s("north") == 5
+
+
+def test_a_training_that_is_taken_up_waits_for_nobody_who_is_at_work_for_it(known: Sites) -> None:
+    """It answers when it has trained, and that may take hours."""
+
+    class Asking:
+        def prepare(self, site: str) -> Future[Preparation]:
+            return Future()
+
+    side, asking = cast(CoordinatorSide, Side(known)), cast(RemoteDispatcher, Asking())
+    membership = Membership(tiny_study(rounds={"mode": "async", "buffer": 1}), side, asking, require_ready=True)
+    before = Preparation(site="north", ready=True)
+    assert membership.gather(Watcher(), lambda: None, at_work={"north": before}) == {"north": before}
 
 
 def test_without_a_first_look_there_is_nothing_to_go_by(

@@ -7,21 +7,26 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import torch
 
 from components.dispatch import Dispatcher
 from components.errors import RefusedError
 from components.exchange.keys import SigningKey, VerifyKey
+from components.federation import plan_round, training_order
 from components.gateway.database import Database
 from components.gateway.grants import Grants
+from components.gateway.leases import Leases
 from components.gateway.records import SlotKey
 from components.gateway.sites import Sites
 from components.governance.identity_files import CoordinatorFolder
+from components.rounds import Order, ServerState
+from components.strategies import FedAvg
 from flows import remote as module
 from flows.coordinator import CoordinatorSide
-from flows.remote import RemoteDispatcher
+from flows.remote import PUBLISHED, RemoteDispatcher
 from flows.site_runs import SiteRuns
 from tests.components.gateway.gates import until
-from tests.references.tiny_study import tiny_study
+from tests.references.tiny_study import STUDY, tiny_study
 
 KEY = SigningKey.generate()
 
@@ -47,7 +52,7 @@ class Quiet:
 def side(tmp_path: Path) -> Iterator[Side]:
     database = Database(f"sqlite:///{tmp_path}/g.db")
     secrets = CoordinatorFolder(tmp_path).make("ward", names=["localhost"], ips=[])
-    yield Side("ward", secrets, Sites(database), Grants(database), tmp_path)
+    yield Side("ward", secrets, Sites(database), Grants(database), tmp_path, Leases(database))
     database.close()
 
 
@@ -98,3 +103,28 @@ def test_what_cannot_be_read_is_refused_and_keeps_nobody_else_s_from_being_read(
     deliver(side, "south", b"no envelope")
     with pytest.raises(RefusedError, match="signed"):
         south.result(20)
+
+
+def order(side: Side, site: str, number: int) -> Order:
+    """To train in a round that begins from weights of its own."""
+    weights = {"w": torch.full((1,), float(number))}
+    plan = plan_round(
+        tiny_study(), FedAvg(), ServerState(number - 1, 0, weights), training="t", roster=["east", "north"],
+        base_digest=side.store(STUDY).put_weights(weights),
+    )  # fmt: skip
+    return training_order(plan, site)
+
+
+def test_weights_stay_readable_for_as_long_as_somebody_is_asked_to_begin_from_them(
+    side: Side, dispatcher: RemoteDispatcher
+) -> None:
+    slow, orders = order(side, "north", 1), [order(side, "east", number) for number in range(2, 9)]
+    dispatcher.submit(slow)
+    for quick in orders:
+        dispatcher.submit(quick)
+        dispatcher.withdraw(quick)
+    shared = {path.stem for path in (side.exchange / "objects").iterdir()}
+    assert shared == {slow.weights_digest} | {quick.weights_digest for quick in orders[-PUBLISHED:]}
+    dispatcher.withdraw(slow)
+    dispatcher.submit(order(side, "east", 9))
+    assert not (side.exchange / "objects" / f"{slow.weights_digest}.safetensors").exists()
