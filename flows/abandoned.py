@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 from components.ledger import TrainingLedger
@@ -14,17 +15,34 @@ def take_back(side: CoordinatorSide, training: str) -> None:
         side.sealed.discard(slot)
 
 
-def take_back_abandoned(side: CoordinatorSide, found: Mapping[str, TrainingLedger], going_on: str | None) -> None:
-    """Take back what a study's trainings asked for that were killed and are not taken up again.
+def preparing(study: str) -> str:
+    """Return what the identifiers begin with under which a study's drivers ask for preparations."""
+    return f"prepare-{hashlib.sha256(study.encode()).hexdigest()[:16]}-"
+
+
+def take_back_abandoned(
+    side: CoordinatorSide, study: str, found: Mapping[str, TrainingLedger], going_on: str | None
+) -> None:
+    """Take back what a study's drivers asked for that were killed, as far as it is not taken up again.
 
     Args:
         side: The coordinator's side.
+        study: The study. Only one process drives it, and it has asked for nothing yet.
         found: The study's trainings.
         going_on: The one that is taken up; None if none is.
     """
-    for name, ledger in found.items():
-        if name != going_on and ledger.finished is None:
-            take_back(side, name)
+    abandoned = [name for name, ledger in found.items() if name != going_on and ledger.finished is None]
+    for name in (*abandoned, *side.grants.open_trainings(preparing(study))):
+        take_back(side, name)
+    if not side.keep_sealed:
+        _sweep(side, study, found)
+
+
+def _sweep(side: CoordinatorSide, study: str, found: Mapping[str, TrainingLedger]) -> None:
+    """Drop what was delivered and used, where a driver was killed before it had tidied up."""
+    preparations = side.sealed.root.glob(f"{preparing(study)}*")
+    for training in (*found, *(folder.name for folder in preparations)):
+        side.sealed.sweep(training, lambda slot: side.grants.open_bytes(slot) is not None)
 
 
 def unpublish_leftovers(side: CoordinatorSide, study: str) -> None:

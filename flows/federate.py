@@ -16,7 +16,7 @@ from components.ledger import trainings, unfinished
 from components.site_source import SiteSource, SourcePart
 from components.study import Study
 from flows import home as homes
-from flows.abandoned import take_back_abandoned, unpublish_leftovers
+from flows.abandoned import preparing, take_back_abandoned, unpublish_leftovers
 from flows.coordinator import OWN_NAME, CoordinatorSide, open_side, read_coordinator
 from flows.dispatch import PoolDispatcher
 from flows.early import EarlyStart, spawn_site_process
@@ -75,9 +75,9 @@ def run_federated(
         interrupted.check()
         before = trainings(journal.entries)
         resumed = None if fresh else unfinished(before, study.digest)
-        take_back_abandoned(side, before, resumed.training if resumed else None)
+        take_back_abandoned(side, study.study, before, resumed.training if resumed else None)
         unpublish_leftovers(side, study.study)
-        dispatcher = RemoteDispatcher(study, side, f"prepare-{secrets.token_hex(8)}", local, SiteRuns())
+        dispatcher = RemoteDispatcher(study, side, f"{preparing(study.study)}{secrets.token_hex(8)}", local, SiteRuns())
         stack.callback(dispatcher.close)
         hospitals = Membership(study, side, dispatcher, require_ready=config.require_ready)
         initial = dispatcher.initialise(study)

@@ -27,6 +27,8 @@ log = logging.getLogger("wardround.hospital")
 class Outbox:
     """What leaves one hospital; the folder holds sealed updates until they are delivered.
 
+    What a process that was killed had sealed is dropped: it is sealed anew if it is still wanted.
+
     Args:
         folder: The folder ``outgoing``.
         client: The way to the gateway.
@@ -35,6 +37,8 @@ class Outbox:
 
     def __init__(self, folder: Path, client: GatewayClient, keys: SiteKeys) -> None:
         self._folder, self._client, self._keys = folder, client, keys
+        for left in folder.glob("*.sealed"):
+            left.unlink()
         self._lock = threading.Lock()  # work that was withdrawn may still be sending when the next has something
 
     async def is_delivered(self, slot: SlotKey) -> bool:

@@ -146,6 +146,12 @@ class Grants:
 
         return self._change(change)
 
+    def open_trainings(self, prefix: str) -> list[str]:
+        """Return the trainings that something is asked for, and whose names begin so."""
+        named = slot_grants.c.training.startswith(prefix, autoescape=True) & slot_grants.c.open
+        with self._database.read() as connection:
+            return list(connection.execute(select(slot_grants.c.training).where(named).distinct()).scalars())
+
     def open_bytes(self, slot: SlotKey) -> int | None:
         """Return the largest payload an open slot takes, in bytes; None if it is not open, or is not at all."""
         with self._database.read() as connection:

@@ -17,7 +17,7 @@ import hashlib
 import os
 import shutil
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,6 +193,20 @@ class SealedSlots:
         folder = self.root / slot.folder
         with storage_errors("remove", folder):
             shutil.rmtree(folder, ignore_errors=not folder.exists())
+
+    def sweep(self, training: str, is_open: Callable[[SlotKey], bool]) -> None:
+        """Delete what lies in those slots of a training that take nothing any more.
+
+        Raises:
+            StorageError: If it cannot be deleted.
+        """
+        for place in (self.root / training).glob("*/*/*/*"):
+            number, attempt, kind, site = place.relative_to(self.root / training).parts
+            slot = SlotKey.model_validate({
+                "training": training, "round": int(number), "attempt": int(attempt), "kind": kind, "site": site,
+            })  # fmt: skip
+            if not is_open(slot):
+                self.discard(slot)
 
     def _link(self, slot: SlotKey, descriptor: int, envelope: bytes) -> bool:
         """Make the payload durable, then put its envelope beside it, once."""

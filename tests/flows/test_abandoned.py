@@ -1,0 +1,74 @@
+"""What a driver that was killed leaves behind the gateway is taken back by the study's next driver."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from components.gateway.database import Database
+from components.gateway.grants import Grants
+from components.gateway.records import SlotKey
+from components.gateway.slots import SealedSlots
+from components.ledger import TrainingLedger
+from flows.abandoned import preparing, take_back_abandoned
+from flows.coordinator import CoordinatorSide
+
+
+class Side:
+    """The part of a coordinator's side that has what was asked and delivered."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.sealed, self.grants = SealedSlots(folder), Grants(database)
+        self.keep_sealed = False
+
+    def ask(self, training: str, number: int = 1, kind: str = "train") -> SlotKey:
+        """Open a slot, which is answered at once."""
+        slot = SlotKey.model_validate(
+            {"training": training, "round": number, "attempt": 1, "kind": kind, "site": "north"}
+        )
+        self.grants.open_slot(slot, max_bytes=1, request="{}")
+        self.sealed.submit(slot, b"{}", sealed_sha256=None, sealed_bytes=None)
+        return slot
+
+    def take_back(self, *trainings: str, going_on: str | None = None) -> None:
+        ledgers = {name: TrainingLedger(name, "", {}, None, {}) for name in trainings}  # type: ignore[arg-type]
+        take_back_abandoned(cast(CoordinatorSide, self), "tiny", ledgers, going_on)
+
+
+@pytest.fixture
+def side(tmp_path: Path) -> Iterator[Side]:
+    database = Database(f"sqlite:///{tmp_path}/g.db")
+    yield Side(tmp_path / "sealed", database)
+    database.close()
+
+
+def test_what_a_training_asked_for_that_nobody_takes_up_is_taken_back(side: Side) -> None:
+    slot = side.ask("tiny-1")
+    side.take_back("tiny-1")
+    assert side.grants.open_bytes(slot) is None
+    assert side.sealed.envelope(slot) is None
+
+
+def test_what_the_training_asked_for_that_goes_on_stays_and_what_was_used_goes(side: Side) -> None:
+    used, wanted = side.ask("tiny-1", 1), side.ask("tiny-1", 2)
+    side.grants.close_slot(used)  # killed before it was dropped
+    side.take_back("tiny-1", going_on="tiny-1")
+    assert side.sealed.envelope(used) is None
+    assert side.sealed.envelope(wanted) == b"{}"
+    assert side.grants.open_bytes(wanted) == 1
+
+
+def test_preparations_of_the_study_are_taken_back_and_no_others(side: Side) -> None:
+    mine, other = side.ask(f"{preparing('tiny')}1", kind="prepare"), side.ask(f"{preparing('big')}1", kind="prepare")
+    side.take_back()
+    assert (side.grants.open_bytes(mine), side.sealed.envelope(mine)) == (None, None)
+    assert (side.grants.open_bytes(other), side.sealed.envelope(other)) == (1, b"{}")
+
+
+def test_evidence_that_is_to_be_kept_stays(side: Side) -> None:
+    slot = side.ask("tiny-1")
+    side.grants.close_slot(slot)
+    side.keep_sealed = True
+    side.take_back("tiny-1", going_on="tiny-1")
+    assert side.sealed.envelope(slot) == b"{}"
