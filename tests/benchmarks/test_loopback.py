@@ -30,7 +30,7 @@ def training(*times: dict[str, float]) -> TrainingLedger:
             for site, seconds in sites.items()
         }
         durations = dict.fromkeys(sites, 0.125) | {"north": 0.25}
-        ledger.rounds[number] = RoundLedger(plan, received, evaluation_durations=durations)
+        ledger.rounds[number] = RoundLedger(plan, received=received, evaluation_durations=durations)
     return ledger
 
 

@@ -84,7 +84,7 @@ BAD = [
     ("classes: [normal, opacity]", "classes: [a, b]\n  threshold: 1", ":4: task.threshold: given 1; must be above 0 and below 1"),
     ("study: chest", "seed: -1\nstudy: chest", ":1: seed: given -1; must be from 0 to 4294967295"),
     # keys
-    ("  max: 3", "  maxx: 3", ":18: rounds.maxx: unknown key; did you mean max?; allowed: max, convergence, quorum, required, deadline_s, late, max_change, selection"),
+    ("  max: 3", "  maxx: 3", ":18: rounds.maxx: unknown key; did you mean max?; allowed: max, mode, buffer, max_staleness, convergence, quorum, required, deadline_s, late, max_change, selection"),
     ("study: chest", "batch_size: 3\nstudy: chest", f":1: batch_size: unknown key; did you mean local.batch_size?; allowed: {SECTIONS}"),
     ("    path: hospitals/east", "    pth: hospitals/east", ":10: sites[0].path: missing; must be text\n:11: sites[0].pth: unknown key; did you mean path?; allowed: name, path"),
     ("  source: folder\n", "", ":6: data.source: missing; must be one of datalist, table, folder, npz"),

@@ -42,7 +42,7 @@ ROWS = [  # who is killed, and where: a server where the training, or the gatewa
     *(("PostgreSQL", f"journal.after:{event}") for event in ("round_planned", "aggregated", "committed")),
     *(("Prefect", f"journal.after:{event}") for event in ("round_planned", "aggregated", "committed")),
 ]
-SAMPLE = set(Random(os.environ.get("WARDROUND_SAMPLE", "1")).sample(ROWS, 3))
+SAMPLE = set(Random(os.environ.get("WARDROUND_SAMPLE", "1")).sample(ROWS, 2))
 
 
 @dataclass(frozen=True)
