@@ -156,7 +156,8 @@ def test_a_training_that_nobody_drives_any_more_is_cancelled_too(ward: Loopback)
     assert children(ward.worker("site-2"))
     assert "which nobody was driving" in ward.run("cancel", str(study)).stdout
     ward.until(lambda: not children(ward.worker("site-2")), limit_s=30)
-    assert shown(ward, latest(ward)) == {"CANCELLED"}
+    # Another hospital may have been done before; nothing is shown as open.
+    assert {"CANCELLED"} <= shown(ward, latest(ward)) <= {"CANCELLED", "COMPLETED"}
 
 
 def shown(ward: Loopback, training: str) -> set[str]:
