@@ -29,27 +29,6 @@ def exchange(row: Disturbed) -> Path:
     return row.ward.home / "federation" / "exchange"
 
 
-def test_published_weights_that_are_damaged_are_refused_and_published_anew(trained: Trained) -> None:
-    """The hospital fetches them only once they are: it stands still, and has forgotten what it has."""
-    ward = trained.ward
-    own = ward.hospital(SITE) / "exchange" / ward.name / "objects"
-    with trained.disturbed() as row:
-        with row.asleep(SITE):
-            row.reach("asked")
-            digest = row.events("round_planned", round=2)[0].data["plan"]["base_digest"]
-            shared = ward.until(lambda: next((exchange(row) / "objects").glob(f"{digest}.*"), None))
-            row.strike()
-            (own / f"{digest}.safetensors").unlink(missing_ok=True)
-            flip(shared)
-        refused = row.notice(lambda: row.events("update_refused", round=2, site=SITE))
-        assert "hashes to [token]: it was changed or damaged" in refused[0].data["reason"]
-        row.again()
-        row.go_on()
-        row.end()
-    assert row.events("weights_mended", round=2, weights=digest)
-    row.record("weights damaged that hospitals fetch", "asked")
-
-
 def test_a_sealed_update_that_is_damaged_is_asked_for_again(trained: Trained) -> None:
     ward = trained.ward
     with trained.disturbed() as row:

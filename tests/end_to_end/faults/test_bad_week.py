@@ -65,6 +65,8 @@ class Trouble:
             "a hospital stopped for seconds": self._stop_hospital,
             "kill -9 of the coordinator's training": self._kill_driver,
         }
+        if len(self.ward.events("committed")) > ROUNDS - 3:  # given again, it would begin another training
+            del faults["kill -9 of the coordinator's training"]
         name = self.random.choice(sorted(faults))
         faults[name]()
         self.done[name] += 1
