@@ -148,8 +148,8 @@ def megabytes(home: Path) -> float:
 
 
 def slope(held: list[tuple[int, float]]) -> float:
-    """Return by how much memory grew in a hundred rounds, by least squares, in MB."""
-    rounds, amounts = np.array(held).T
+    """Return by how much memory grew in a hundred rounds, by least squares, in MB; once every process had begun."""
+    rounds, amounts = np.array(held[len(held) // 4 :]).T
     return float(np.polyfit(rounds, amounts, 1)[0] * 100)
 
 
