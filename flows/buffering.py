@@ -24,11 +24,11 @@ from components.errors import QuorumError, SeenRoundError, SiteError, WardRoundE
 from components.federation import training_order
 from components.rounds import Answer, RoundPlan, ServerState
 from flows.collecting import (
-    AGAIN_FIRST_S,
-    AGAIN_LONGEST_S,
     LOOK_EVERY_S,
+    Retries,
     drop_damaged,
     mend_base,
+    say_whom,
     send,
     verify,
 )
@@ -75,8 +75,7 @@ class Buffer:
     def __init__(self, session: Session, number: int, state: ServerState, *, new: bool) -> None:
         self._session, self._number, self._state = session, number, state
         self._item = session.ledger.rounds[number]
-        self._pauses: dict[str, float] = {}
-        self._again_at: dict[str, float] = {}
+        self._retries = Retries()
         self._seen: set[str] = set()  # sites that refuse the round because they know it, or a later one, otherwise
         self._said = ""
         for site in session.flights.keys() - session.ledger.in_flight.keys():  # it has left
@@ -162,8 +161,7 @@ class Buffer:
         """Record that a site's work came to nothing."""
         self._session.record("update_refused", round=self._number, site=site, reason=reason)
         self._session.watcher.site_done(self._number, site, ok=False)
-        self._pauses[site] = min(2 * self._pauses.get(site, AGAIN_FIRST_S / 2), AGAIN_LONGEST_S)
-        self._again_at[site] = time.monotonic() + self._pauses[site]
+        self._retries.put_off(site)
 
     def _look(self) -> None:
         """Ask anew whoever is over its deadline; where too few are left who could deliver, see what can be done."""
@@ -173,7 +171,7 @@ class Buffer:
                 self._give_up(site, flight)
         present = [site for site in session.flights if not session.away(site)]
         if len(self._item.received) + len(present) < self._item.plan.quorum:
-            self._wait_for_quorum(now)
+            self._wait_for_quorum()
 
     def _deadline_s(self, site: str, flight: Flight) -> float:
         """Return how long a site may take."""
@@ -203,7 +201,7 @@ class Buffer:
         flight.answer.add_done_callback(flight.note_arrival)
         self._session.flights[site] = flight
 
-    def _wait_for_quorum(self, now: float) -> None:
+    def _wait_for_quorum(self) -> None:
         """Say whom the round waits for, and ask again those who could not.
 
         Raises:
@@ -217,14 +215,9 @@ class Buffer:
                 "Mend the sites and run the same command: what arrived is kept; or lower rounds.buffer in the study"
             )
         reasons |= {site: session.away(site) or "at work" for site in session.flights}
-        reasons |= {site: other for site in reasons if (other := session.speaks_otherwise(site))}
-        said = f"waiting for quorum: {item.lacking}, missing: {reasons_text(reasons)}"
-        if said != self._said:
-            self._said = said
-            session.record("waiting", round=self._number, reason=said)
-            session.hospitals_said(self._number, said)
+        self._said = say_whom(session, self._number, item.lacking, reasons, said=self._said)
         for site in reasons:
-            if site not in session.flights and site in session.sites and now >= self._again_at.get(site, 0.0):
+            if site not in session.flights and site in session.sites and self._retries.is_due(site):
                 self._ask_again(site)
 
     def _end(self) -> None:
@@ -244,13 +237,8 @@ def drop_old_work(session: Session, number: int) -> None:
     """Take back, before a round is planned, work that began from weights older than the study allows."""
     most = session.study.rounds.max_staleness
     if most is not None:
-        reason = f"it began more than {most} versions ago"
-        _drop(
-            session,
-            number,
-            {s: plan for s, plan in session.ledger.in_flight.items() if number - plan.round > most},
-            reason,
-        )
+        old = {site: plan for site, plan in session.ledger.in_flight.items() if number - plan.round > most}
+        _drop(session, number, old, f"it began more than {most} versions ago")
 
 
 def drop_all_work(session: Session) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,23 @@ class LateAnswer:
     answer: asyncio.Future[Answer]
 
 
+class Retries:
+    """When sites that could not do their work are asked again: after pauses that double."""
+
+    def __init__(self) -> None:
+        self._pauses: dict[str, float] = {}
+        self._due: dict[str, float] = {}
+
+    def put_off(self, site: str) -> None:
+        """Ask a site again after the next pause."""
+        self._pauses[site] = min(2 * self._pauses.get(site, AGAIN_FIRST_S / 2), AGAIN_LONGEST_S)
+        self._due[site] = time.monotonic() + self._pauses[site]
+
+    def is_due(self, site: str) -> bool:
+        """Return whether a site's pause is over; also where it had none."""
+        return time.monotonic() >= self._due.get(site, 0.0)
+
+
 class Collection:
     """The updates of one round.
 
@@ -47,8 +65,7 @@ class Collection:
         self._item = session.ledger.rounds[number]
         self._answers: dict[str, asyncio.Future[Answer]] = {}
         self._asked_at: dict[str, float] = {}
-        self._again_at: dict[str, float] = {}
-        self._pauses: dict[str, float] = {}
+        self._retries = Retries()
         self._unanswered: set[str] = set()
         self._seen: set[str] = set()  # sites that refuse the round because they know it, or a later one, otherwise
         self._changed, self._closed = asyncio.Event(), asyncio.Event()
@@ -173,8 +190,7 @@ class Collection:
         self._session.record("update_refused", round=self._number, site=site, reason=reason)
         self._session.watcher.site_done(self._number, site, ok=False)
         self._unanswered.discard(site)
-        self._pauses[site] = min(2 * self._pauses.get(site, AGAIN_FIRST_S / 2), AGAIN_LONGEST_S)
-        self._again_at[site] = time.monotonic() + self._pauses[site]
+        self._retries.put_off(site)
         self._broken = self._broken or forgotten(self._item, self._seen)
         self._changed.set()
 
@@ -192,7 +208,7 @@ class Collection:
         left_s = max((self._due(site, enough=not lacking) - now for site in self._unanswered), default=0.0)
         if left_s > 0 or not lacking or self._session.hospitals is None:
             return left_s
-        self._wait_for_quorum(lacking, now)
+        self._wait_for_quorum(lacking)
         return LOOK_EVERY_S
 
     def _due(self, site: str, *, enough: bool) -> float:
@@ -204,18 +220,13 @@ class Collection:
             deadline_s = self._session.deadline_s(site, deadline_s)
         return self._asked_at[site] + deadline_s
 
-    def _wait_for_quorum(self, lacking: str, now: float) -> None:
+    def _wait_for_quorum(self, lacking: str) -> None:
         """Say whom the round waits for, and ask again those who could not."""
         missing = {site: self._item.refused.get(site, "") for site in self.sites}
         missing |= {site: self._session.away(site) or "at work" for site in self._unanswered}
-        missing |= {site: other for site in missing if (other := self._session.speaks_otherwise(site))}
-        said = f"waiting for quorum: {lacking}, missing: {reasons_text(missing)}"
-        if said != self._said:
-            self._said = said
-            self._session.record("waiting", round=self._number, reason=said)
-            self._session.hospitals_said(self._number, said)
+        self._said = say_whom(self._session, self._number, lacking, missing, said=self._said)
         for site in self.sites:
-            if site not in self._unanswered and now >= self._again_at[site]:
+            if site not in self._unanswered and self._retries.is_due(site):
                 self.ask_again(site)
 
     def _let_go(self) -> None:
@@ -269,6 +280,24 @@ def send(session: Session, plan: RoundPlan, site: str) -> asyncio.Future[Answer]
         answer = asyncio.wrap_future(session.dispatcher.submit(order))
     answer.add_done_callback(look_at)
     return answer
+
+
+def say_whom(session: Session, number: int, lacking: str, missing: Mapping[str, str], *, said: str) -> str:
+    """Record and show whom a round waits for, unless that is what was said before; return what is said now.
+
+    Args:
+        session: The training.
+        number: The round.
+        lacking: What it lacks, in words.
+        missing: Sites that have not delivered, and why as far as it is known.
+        said: What was said before.
+    """
+    reasons = {site: session.speaks_otherwise(site) or reason for site, reason in missing.items()}
+    text = f"waiting for quorum: {lacking}, missing: {reasons_text(reasons)}"
+    if text != said:
+        session.record("waiting", round=number, reason=text)
+        session.hospitals_said(number, text)
+    return text
 
 
 def drop_damaged(session: Session, number: int) -> list[str]:

@@ -110,7 +110,8 @@ class Driver:
 
     async def _end_early(self, error: Exception) -> None:
         """Record that a training was stopped, was cancelled or failed."""
-        session, status = self.session, "FAILED"  # type: tuple[Session, RunStatus]
+        session = self.session
+        status: RunStatus = "FAILED"
         if isinstance(error, InterruptedTrainingError):
             status, why = "KILLED", cancellation(session.folder)
             if why is not None:

@@ -38,9 +38,8 @@ from flows.site_runs import FLOWS, SiteRun, SiteRuns
 
 LOOK_EVERY_S = 0.02
 AGAIN_S = 1.0
-PUBLISHED = (
-    4  # weights that hospitals may read beyond those they are asked to: of the round in work, and of the one before
-)
+# Weights that hospitals may read beyond those they are asked to: of the round in work, and of the one before.
+PUBLISHED = 4
 HEADER_BYTES = 1 << 20  # of an update, beyond the weights it began with
 log = logging.getLogger("wardround.coordinator")
 

@@ -96,9 +96,7 @@ class Session:
     late: dict[str, LateAnswer] = field(default_factory=dict)
     flights: dict[str, Flight] = field(default_factory=dict)  # of an asynchronous training: who is at work
     judges: set[str] = field(default_factory=set)  # likewise: who was asked to evaluate since this process began
-    looks: dict[str, Question] = field(
-        default_factory=dict
-    )  # likewise: newcomers, and what they say of their first weights
+    looks: dict[str, Question] = field(default_factory=dict)  # likewise: newcomers, asked about their first weights
     recording: asyncio.Event = field(default_factory=asyncio.Event)  # set once the recorder was started
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
