@@ -10,7 +10,6 @@ So a backup costs what has changed since the one before, and each stands for its
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -29,6 +28,7 @@ from components.files import (
     make_folder,
     remove_if_abandoned,
     shown,
+    sole_holder,
     storage_errors,
     temporary_file,
     write_all,
@@ -127,11 +127,8 @@ class BackupFolder:
         with storage_errors("write", self.root):
             make_folder(self.root.parent)
             self.root.mkdir(mode=0o700, exist_ok=True)
-            with open(self.root / _LOCK, "ab") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    raise StorageError(f"another backup is being made in {self.root}: wait for its end") from None
+            busy = StorageError(f"another backup is being made in {self.root}: wait for its end")
+            with sole_holder(self.root / _LOCK, busy):
                 for left in [*self.root.glob(f"{TEMPORARY}*"), *(self.root / "objects").glob(f"{TEMPORARY}*")]:
                     remove_if_abandoned(left)
                 yield

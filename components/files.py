@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from components.errors import StorageError
+from components.errors import StorageError, WardRoundError
 
 TEMPORARY = ".tmp-"
 
@@ -53,6 +53,22 @@ def shown(path: Path) -> str:
     'store/objects/abc.safetensors'
     """
     return "/".join(path.parts[-3:]).lstrip("/")
+
+
+@contextmanager
+def sole_holder(path: Path, otherwise: WardRoundError) -> Iterator[None]:
+    """Hold the lock of a file, made where it is not there; the kernel frees it however the process ends.
+
+    Args:
+        path: The file.
+        otherwise: Raised if another process holds it.
+    """
+    with open(path, "ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise otherwise from None
+        yield
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import logging
 import signal
 import threading
@@ -15,6 +14,7 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_WORKER_QUERY_SECONDS, temporary_settings
 
 from components.errors import ServiceError
+from components.files import sole_holder
 from flows.closed_worker import ensure_pool
 from flows.coordinator import open_side
 from flows.health import HEARTBEAT
@@ -58,13 +58,10 @@ def _lead(folder: Path) -> Iterator[Tenure]:
         if told.is_set():
             raise KeyboardInterrupt
 
-    with open(folder / "serve.lock", "ab") as lock:
+    lock, busy = folder / "serve.lock", ServiceError(f"another  wardround coordinator serve  of {folder} runs already")
+    with sole_holder(lock, busy):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServiceError(f"another  wardround coordinator serve  of {folder} runs already") from None
-        try:
-            tenure = Tenure.begin(side.leases, "the schedules", folder / "serve.lock", say=_say, check=check)
+            tenure = Tenure.begin(side.leases, "the schedules", lock, say=_say, check=check)
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

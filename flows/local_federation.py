@@ -14,7 +14,6 @@ worker process per hospital that enrols with a token and reaches everything thro
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
@@ -30,7 +29,7 @@ from functools import partial
 from pathlib import Path
 
 from components.errors import ServiceError, WardRoundError
-from components.files import write_whole
+from components.files import sole_holder, write_whole
 from components.gateway.client import enrol
 from components.governance.hospital_settings import FILE, HospitalSettings, Policy
 from components.governance.identity_files import SiteFolder
@@ -306,11 +305,7 @@ def only_one(folder: Path) -> Iterator[None]:
     Raises:
         ServiceError: If another process holds it.
     """
-    with open(folder / "up.lock", "ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ServiceError("another  wardround up  of this home is starting or running") from None
+    with sole_holder(folder / "up.lock", ServiceError("another  wardround up  of this home is starting or running")):
         yield
 
 
