@@ -8,12 +8,8 @@ from typing import Annotated
 import typer
 
 from flows import home as homes
-from flows.options import Home, examples
+from flows.options import FederationFolder, Home, examples
 
-Folder = Annotated[
-    Path | None,
-    typer.Option("--folder", metavar="FOLDER", help="The coordinator's folder (default: that of wardround up)."),
-]
 Backups = Annotated[Path, typer.Argument(metavar="BACKUPS", help="The folder of backups.", show_default=False)]
 
 
@@ -29,7 +25,7 @@ def backup(
         int | None,
         typer.Option(metavar="N", min=1, help="Keep the newest N backups, this one included (default: all)."),
     ] = None,
-    folder: Folder = None,
+    folder: FederationFolder = None,
     home: Home = None,
 ) -> None:
     """Back up everything the coordinator needs to go on elsewhere, also while it works.
@@ -56,7 +52,7 @@ def restore(
     source: Backups,
     made: Annotated[str, typer.Option("--made", metavar="NAME", help="Which backup (default: the newest).")] = "",
     check: Annotated[bool, typer.Option("--check", help="Only read all of it and compare the digests.")] = False,
-    folder: Folder = None,
+    folder: FederationFolder = None,
     home: Home = None,
 ) -> None:
     """Restore a backup into an empty home, whole or not at all. Nothing is overwritten."""

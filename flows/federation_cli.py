@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows import home as homes
-from flows.options import Fresh, Home, Rounds, StudyFile, examples
+from flows.options import FederationFolder, Fresh, Home, Rounds, StudyFile, examples
 
 if TYPE_CHECKING:
     from components.gateway.sites import Site
@@ -27,10 +27,6 @@ coordinator_app = typer.Typer(
     help="Who belongs to a federation: invite hospitals, shut them out.", no_args_is_help=True
 )
 
-Folder = Annotated[
-    Path | None,
-    typer.Option("--folder", metavar="FOLDER", help="The coordinator's folder (default: that of wardround up)."),
-]
 Hospital = Annotated[str, typer.Argument(metavar="NAME", help="Name of the hospital.", show_default=False)]
 
 
@@ -98,7 +94,7 @@ def train(
     study: StudyFile,
     rounds: Rounds = None,
     fresh: Fresh = False,
-    folder: Folder = None,
+    folder: FederationFolder = None,
     home: Home = None,
 ) -> None:
     """Train a study at the hospitals of the federation.
@@ -123,7 +119,7 @@ def train(
 
 def status(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on showing it, until Ctrl-C.")] = False,
-    folder: Folder = None,
+    folder: FederationFolder = None,
     home: Home = None,
 ) -> None:
     """Show the hospitals of the federation, and the trainings that are under way.
@@ -159,7 +155,7 @@ def init(
     database: Annotated[
         str | None, typer.Option(metavar="URL", help="Database of your gateway (default: a file in the folder).")
     ] = None,
-    folder: Folder = None,
+    folder: FederationFolder = None,
     home: Home = None,
 ) -> None:
     """Make a coordinator's folder: authority, certificates, keys, passwords, and what docker compose starts.
@@ -191,7 +187,7 @@ def init(
 
 
 @coordinator_app.command(epilog=examples("wardround coordinator invite north"))
-def invite(name: Hospital, folder: Folder = None, home: Home = None) -> None:
+def invite(name: Hospital, folder: FederationFolder = None, home: Home = None) -> None:
     """Print a token with which a hospital enrols, once."""
     from flows import coordinator
 
@@ -199,7 +195,7 @@ def invite(name: Hospital, folder: Folder = None, home: Home = None) -> None:
 
 
 @coordinator_app.command(epilog=examples("wardround coordinator revoke north"))
-def revoke(name: Hospital, folder: Folder = None, home: Home = None) -> None:
+def revoke(name: Hospital, folder: FederationFolder = None, home: Home = None) -> None:
     """Shut a hospital out at once: its credential, its tokens and its open slots end."""
     from components.errors import RefusedError
     from flows.coordinator import open_side

@@ -33,5 +33,9 @@ Home = Annotated[
         help="Folder of everything recorded (default: WARDROUND_HOME, or .wardround).",
     ),
 ]
+FederationFolder = Annotated[
+    Path | None,
+    typer.Option("--folder", metavar="FOLDER", help="The coordinator's folder (default: that of wardround up)."),
+]
 Rounds = Annotated[int | None, typer.Option(help="Rounds at the most.", metavar="N")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming an unfinished training.")]

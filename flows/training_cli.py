@@ -9,12 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from flows import home as homes
-from flows.options import Home, Rounds, StudyFile, examples
-
-Folder = Annotated[
-    Path | None,
-    typer.Option("--folder", metavar="FOLDER", help="The coordinator's folder (default: that of wardround up)."),
-]
+from flows.options import FederationFolder, Home, Rounds, StudyFile, examples
 
 
 def add_to(app: typer.Typer, coordinator: typer.Typer) -> None:
@@ -33,7 +28,7 @@ def deploy(
     timezone: Annotated[str, typer.Option(metavar="ZONE", help="Whose clock, for example Europe/Berlin.")] = "UTC",
     remove: Annotated[bool, typer.Option("--remove", help="Take the study from the schedule.")] = False,
     rounds: Rounds = None,
-    folder: Folder = None,
+    folder: FederationFolder = None,
     home: Home = None,
 ) -> None:
     """Have a study trained at the hospitals by a schedule of Prefect's; run again, the schedule is changed.
@@ -62,7 +57,7 @@ def deploy(
 def cancel(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="The study: its name or file.", show_default=False)],
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for the journal.")] = "by the operator",
-    folder: Folder = None,
+    folder: FederationFolder = None,
     home: Home = None,
 ) -> None:
     """End a training for good: the hospitals stop at once, also where nobody drives it any more.
@@ -85,7 +80,7 @@ def cancel(
     typer.echo(f"cancelled {cancelled.training}" + ("" if cancelled.driven else ", which nobody was driving"))
 
 
-def serve(folder: Folder = None, home: Home = None) -> None:
+def serve(folder: FederationFolder = None, home: Home = None) -> None:
     """Carry out the trainings that are due by their schedules, until SIGTERM.
 
     A training that was under way when this ended is taken up again.
