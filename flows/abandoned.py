@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Collection
 
-from components.ledger import TrainingLedger
 from flows.coordinator import CoordinatorSide
 
 
@@ -20,29 +19,30 @@ def preparing(study: str) -> str:
     return f"prepare-{hashlib.sha256(study.encode()).hexdigest()[:16]}-"
 
 
-def take_back_abandoned(
-    side: CoordinatorSide, study: str, found: Mapping[str, TrainingLedger], going_on: str | None
-) -> None:
+def take_back_abandoned(side: CoordinatorSide, study: str, found: Collection[str], going_on: str | None) -> None:
     """Take back what a study's drivers asked for that were killed, as far as it is not taken up again.
 
     Args:
         side: The coordinator's side.
         study: The study. Only one process drives it, and it has asked for nothing yet.
-        found: The study's trainings.
+        found: The study's trainings, by name.
         going_on: The one that is taken up; None if none is.
     """
-    abandoned = [name for name, ledger in found.items() if name != going_on and ledger.finished is None]
-    for name in (*abandoned, *side.grants.open_trainings(preparing(study))):
-        take_back(side, name)
+    for name in side.grants.open_trainings():
+        if name != going_on and (name in found or name.startswith(preparing(study))):
+            take_back(side, name)
     if not side.keep_sealed:
-        _sweep(side, study, found)
+        _sweep(side, study, found, going_on)
 
 
-def _sweep(side: CoordinatorSide, study: str, found: Mapping[str, TrainingLedger]) -> None:
+def _sweep(side: CoordinatorSide, study: str, found: Collection[str], going_on: str | None) -> None:
     """Drop what was delivered and used, where a driver was killed before it had tidied up."""
-    preparations = side.sealed.root.glob(f"{preparing(study)}*")
-    for training in (*found, *(folder.name for folder in preparations)):
-        side.sealed.sweep(training, lambda slot: side.grants.open_bytes(slot) is not None)
+    preparations = (folder.name for folder in side.sealed.root.glob(f"{preparing(study)}*"))
+    for training in (*found, *preparations):
+        if training != going_on:
+            side.sealed.discard_training(training)
+    if going_on is not None:
+        side.sealed.sweep(going_on, lambda slot: side.grants.open_bytes(slot) is not None)
 
 
 def unpublish_leftovers(side: CoordinatorSide, study: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -35,6 +35,7 @@ from sqlalchemy.exc import ArgumentError, IntegrityError, SQLAlchemyError
 
 from components.errors import ServiceError
 
+_T = TypeVar("_T")
 SCHEMA = 3
 _BUSY_S = 30.0
 # Any number that no other program takes for its own advisory lock.
@@ -180,6 +181,21 @@ class Database:
         engine = self._engine.execution_options(wardround_write=True)
         with self._errors(), engine.begin() as connection:
             yield connection
+
+    def change(self, change: Callable[[Connection], _T]) -> _T:
+        """Change something in one transaction; where another made the same row at the same instant, find it then.
+
+        Raises:
+            ServiceError: If the database failed; then nothing was done.
+        """
+        try:
+            with self.write() as connection:
+                return change(connection)
+        except ServiceError as error:
+            if not isinstance(error.__cause__, IntegrityError):
+                raise
+        with self.write() as connection:
+            return change(connection)
 
     def insert_once(self, table: Table, **values: Any) -> bool:
         """Insert a row, and return whether it was not there before. Of two processes, exactly one gets True."""

@@ -7,16 +7,12 @@ is closed, the request is the site's work, however often the site or the gateway
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypeVar
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
-from sqlalchemy.exc import IntegrityError
 
-from components.errors import ServiceError
 from components.gateway.database import Database, bells, grants, slot_grants
 from components.gateway.records import SlotKey, WorkItem
 
-_T = TypeVar("_T")
 Change = Callable[[Connection], None]
 
 
@@ -87,7 +83,7 @@ class Grants:
             for change in changes:
                 change(connection)
 
-        self._change(together)
+        self._database.change(together)
 
     def work(self, site: str) -> list[WorkItem]:
         """Return what a site is asked for, in the order it was asked; of answered slots, too, until they are closed."""
@@ -144,13 +140,13 @@ class Grants:
                 _ring(connection, site)
             return slots
 
-        return self._change(change)
+        return self._database.change(change)
 
-    def open_trainings(self, prefix: str) -> list[str]:
-        """Return the trainings that something is asked for, and whose names begin so."""
-        named = slot_grants.c.training.startswith(prefix, autoescape=True) & slot_grants.c.open
+    def open_trainings(self) -> list[str]:
+        """Return the trainings that something is asked for."""
         with self._database.read() as connection:
-            return list(connection.execute(select(slot_grants.c.training).where(named).distinct()).scalars())
+            asked = select(slot_grants.c.training).where(slot_grants.c.open).distinct()
+            return list(connection.execute(asked).scalars())
 
     def open_bytes(self, slot: SlotKey) -> int | None:
         """Return the largest payload an open slot takes, in bytes; None if it is not open, or is not at all."""
@@ -163,17 +159,6 @@ class Grants:
         """Return how often each site's bell was rung so far."""
         with self._database.read() as connection:
             return {row.site: row.rung for row in connection.execute(select(bells))}
-
-    def _change(self, change: Callable[[Connection], _T]) -> _T:
-        """Change something in one transaction; where another made the same row at the same instant, find it then."""
-        try:
-            with self._database.write() as connection:
-                return change(connection)
-        except ServiceError as error:
-            if not isinstance(error.__cause__, IntegrityError):
-                raise
-        with self._database.write() as connection:
-            return change(connection)
 
 
 def _ring(connection: Connection, site: str) -> None:

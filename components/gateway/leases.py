@@ -2,7 +2,7 @@
 
 A lease is good for `LEASE_S` from its last renewal; then another may take it, with the next *epoch*. What changes the
 gateway's tables in the name of a lease looks in the same transaction whether its epoch is still the newest
-(`Leases.guarding`): so a process that was stopped, or cut off, and comes back changes nothing, whatever it believes.
+(`Leases.guard`): so a process that was stopped, or cut off, and comes back changes nothing, whatever it believes.
 
 Guarantees: of two processes at most one holds a lease by the database's clock; epochs only grow.
 """
@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, text, update
-from sqlalchemy.exc import IntegrityError
 
-from components.errors import LeaseLostError, ServiceError
+from components.errors import LeaseLostError
 from components.gateway.database import Database, leases
 
 LEASE_S = 20.0  # without a renewal for so long, another takes over
@@ -63,12 +62,22 @@ class Leases:
         Returns:
             The lease; None if it was not taken. And the lease as it stood before; None if there was none.
         """
-        try:
-            return self._take(name, place, holder)
-        except ServiceError as error:
-            if not isinstance(error.__cause__, IntegrityError):
-                raise
-            return self._take(name, place, holder)  # another made the row at the same instant: it is there now
+
+        def change(connection: Connection) -> tuple[Lease | None, Lease | None]:
+            row = connection.execute(select(leases).where(leases.c.name == name).with_for_update()).one_or_none()
+            now = _now(connection)
+            values = {"place": place, "holder": holder, "renewed_at": now, "life_s": LEASE_S}
+            if row is None:
+                connection.execute(insert(leases).values(name=name, epoch=1, **values))
+                return Lease(name, place, holder, 1, LEASE_S), None
+            found = _lease(row, now)
+            if found.left_s > 0 and found.place != place:
+                return None, found
+            epoch = found.epoch + 1
+            connection.execute(update(leases).where(leases.c.name == name).values(epoch=epoch, **values))
+            return Lease(name, place, holder, epoch, LEASE_S), found
+
+        return self._database.change(change)
 
     def renew(self, lease: Lease) -> bool:
         """Renew a lease; False if it was taken by another."""
@@ -97,21 +106,6 @@ class Leases:
         row = connection.execute(held).one_or_none()
         if row is None or row.epoch != lease.epoch:
             raise LeaseLostError(lost(lease, None if row is None else _lease(row, 0.0)))
-
-    def _take(self, name: str, place: str, holder: str) -> tuple[Lease | None, Lease | None]:
-        with self._database.write() as connection:
-            row = connection.execute(select(leases).where(leases.c.name == name).with_for_update()).one_or_none()
-            now = _now(connection)
-            values = {"place": place, "holder": holder, "renewed_at": now, "life_s": LEASE_S}
-            if row is None:
-                connection.execute(insert(leases).values(name=name, epoch=1, **values))
-                return Lease(name, place, holder, 1, LEASE_S), None
-            found = _lease(row, now)
-            if found.left_s > 0 and found.place != place:
-                return None, found
-            epoch = found.epoch + 1
-            connection.execute(update(leases).where(leases.c.name == name).values(epoch=epoch, **values))
-            return Lease(name, place, holder, epoch, LEASE_S), found
 
 
 def lost(mine: Lease, now: Lease | None) -> str:

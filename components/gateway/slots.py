@@ -190,12 +190,18 @@ class SealedSlots:
         Raises:
             StorageError: If it cannot be deleted.
         """
-        folder = self.root / slot.folder
-        with storage_errors("remove", folder):
-            shutil.rmtree(folder, ignore_errors=not folder.exists())
+        _remove(self.root / slot.folder)
+
+    def discard_training(self, training: str) -> None:
+        """Delete what lies in any slot of a training, which takes nothing any more, and their folders.
+
+        Raises:
+            StorageError: If it cannot be deleted.
+        """
+        _remove(self.root / training)
 
     def sweep(self, training: str, is_open: Callable[[SlotKey], bool]) -> None:
-        """Delete what lies in those slots of a training that take nothing any more.
+        """Delete what lies in those slots of a training that take nothing any more, while others still do.
 
         Raises:
             StorageError: If it cannot be deleted.
@@ -265,6 +271,12 @@ def _lock(slot: SlotKey, descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         raise RefusalError(409, f"{slot.folder} is being written", said={"busy": True}) from error
+
+
+def _remove(folder: Path) -> None:
+    """Delete a folder, if it is there."""
+    with storage_errors("remove", folder):
+        shutil.rmtree(folder, ignore_errors=not folder.exists())
 
 
 def _stamp(descriptor: int) -> tuple[int, int]:

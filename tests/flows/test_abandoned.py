@@ -10,7 +10,6 @@ from components.gateway.database import Database
 from components.gateway.grants import Grants
 from components.gateway.records import SlotKey
 from components.gateway.slots import SealedSlots
-from components.ledger import TrainingLedger
 from flows.abandoned import preparing, take_back_abandoned
 from flows.coordinator import CoordinatorSide
 
@@ -32,8 +31,7 @@ class Side:
         return slot
 
     def take_back(self, *trainings: str, going_on: str | None = None) -> None:
-        ledgers = {name: TrainingLedger(name, "", {}, None, {}) for name in trainings}  # type: ignore[arg-type]
-        take_back_abandoned(cast(CoordinatorSide, self), "tiny", ledgers, going_on)
+        take_back_abandoned(cast(CoordinatorSide, self), "tiny", trainings, going_on)
 
 
 @pytest.fixture
@@ -48,6 +46,7 @@ def test_what_a_training_asked_for_that_nobody_takes_up_is_taken_back(side: Side
     side.take_back("tiny-1")
     assert side.grants.open_bytes(slot) is None
     assert side.sealed.envelope(slot) is None
+    assert not (side.sealed.root / "tiny-1").exists()
 
 
 def test_what_the_training_asked_for_that_goes_on_stays_and_what_was_used_goes(side: Side) -> None:
