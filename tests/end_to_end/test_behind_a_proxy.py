@@ -192,7 +192,7 @@ def test_the_doctor_reaches_the_gateway_through_the_proxy_and_not_without(traine
 def test_a_proxy_lets_nobody_through_to_anywhere_else(consortium: Consortium) -> None:
     """The control of the proxy: what it does not map, nobody reaches through it."""
     with (
-        httpx.Client(proxy=consortium.boxes[PASSES].url) as client,
+        httpx.Client(proxy=consortium.boxes[PASSES].url, timeout=60) as client,
         pytest.raises(httpx.ProxyError, match="403"),
     ):
         client.get(f"https://127.0.0.1:{consortium.port}/v1/health")

@@ -163,7 +163,8 @@ def test_started_again_it_goes_on_with_the_same_databases(federation: Up) -> Non
     assert (again.returncode, "is up already" in again.stderr) == (7, True)
     client = MlflowClient(federation.addresses.mlflow, federation.addresses.mlflow)
     assert len(client.search_model_versions(f"name='{STUDY}'")) == 1
-    pools = httpx.post(f"{federation.addresses.prefect}/api/work_pools/filter", json={}, trust_env=False).json()
+    asked = f"{federation.addresses.prefect}/api/work_pools/filter"
+    pools = httpx.post(asked, json={}, trust_env=False, timeout=60).json()
     assert {pool["name"] for pool in pools} == {"site-1", "site-2", "coordinator"}
     said = wardround("status", home=federation.home).stdout
     assert said.count("enrolled") == 2

@@ -107,7 +107,7 @@ def test_server_waits_for_messages_that_nobody_has_read_yet() -> None:
         waiting = asyncio.create_task(written())
         assert await still_waiting(waiting)
         await subscription.get()
-        await asyncio.wait_for(waiting, timeout=2)
+        await asyncio.wait_for(waiting, timeout=30)
 
     asyncio.run(scenario())
 
@@ -117,7 +117,7 @@ def test_server_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def scenario() -> None:
         await Topic.by_name("events of a test").publish(MemoryMessage(b"stuck", {}))
-        await asyncio.wait_for(written(), timeout=2)
+        await asyncio.wait_for(written(), timeout=30)
 
     asyncio.run(scenario())
 

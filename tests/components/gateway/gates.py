@@ -96,15 +96,15 @@ class Gate:
         enrol(self.token(site), folder)
         return folder
 
-    def client(self, folder: SiteFolder, *, signed: bool = False, patience_s: float = 5.0) -> GatewayClient:
+    def client(self, folder: SiteFolder, *, signed: bool = False, patience_s: float = 30.0) -> GatewayClient:
         return GatewayClient(folder, Route(signed=signed, patience_s=patience_s))
 
     def http(self, folder: SiteFolder | None, *, signed: bool = False) -> httpx.Client:
         """Return a bare client, with the credential of a site or with none."""
         if folder is None:
             context = client_context(self.secrets.authority.pem.decode(), Route(), None)
-            return httpx.Client(base_url=self.address, verify=context)
-        return httpx.Client(base_url=self.address, **httpx_settings(folder, Route(signed=signed)))
+            return httpx.Client(base_url=self.address, verify=context, timeout=60)
+        return httpx.Client(base_url=self.address, timeout=60, **httpx_settings(folder, Route(signed=signed)))
 
     def put_object(self, digest: str, content: bytes) -> None:
         path = self.exchange / "objects" / f"{digest}.safetensors"

@@ -37,7 +37,7 @@ def foreign(gate: Gate, folder: Path, authority: Authority, site: str, at: datet
 def by_tls(gate: Gate, folder: SiteFolder) -> int:
     """Return what a site's certificate gets."""
     context = client_context(gate.secrets.authority.pem.decode(), Route(), folder)
-    with httpx.Client(base_url=gate.address, verify=context) as client:
+    with httpx.Client(base_url=gate.address, verify=context, timeout=60) as client:
         return client.get(TARGET).status_code
 
 
@@ -101,7 +101,7 @@ def test_the_gateway_s_own_certificate_opens_no_door(gate: Gate, tmp_path: Path)
     secrets = gate.settings.secrets
     context = client_context(gate.secrets.authority.pem.decode(), Route(), None)
     context.load_cert_chain(secrets / "gateway.pem", secrets / "gateway.key")
-    with httpx.Client(base_url=gate.address, verify=context) as client, pytest.raises(httpx.TransportError):
+    with httpx.Client(base_url=gate.address, verify=context, timeout=60) as client, pytest.raises(httpx.TransportError):
         client.get(TARGET)
 
 

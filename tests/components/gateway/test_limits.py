@@ -30,7 +30,7 @@ def member(strict: Gate) -> SiteFolder:
 
 def connect(gate: Gate, folder: SiteFolder | None = None, *, at: str = "127.0.0.1") -> ssl.SSLSocket:
     context = client_context(gate.secrets.authority.pem.decode(), Route(), folder)
-    plain = socket.create_connection(("127.0.0.1", gate.running.port), timeout=10, source_address=(at, 0))
+    plain = socket.create_connection(("127.0.0.1", gate.running.port), timeout=60, source_address=(at, 0))
     return context.wrap_socket(plain, server_hostname="127.0.0.1")
 
 

@@ -132,7 +132,7 @@ def test_a_path_that_another_program_might_shorten_is_refused(proxied: Gate, cli
     context = client_context(
         proxied.secrets.authority.pem.decode(), Route(), SiteFolder(proxied.folder / "sites/north")
     )
-    plain = HTTPSConnection("127.0.0.1", proxied.running.port, context=context, timeout=10)
+    plain = HTTPSConnection("127.0.0.1", proxied.running.port, context=context, timeout=60)
     plain.request("GET", PREFIX + path)  # as it stands; httpx would shorten it
     assert plain.getresponse().status == 403
     plain.close()
@@ -181,7 +181,7 @@ def test_a_question_is_held_until_there_is_work(client: httpx.Client, monkeypatc
     Upstream.work = []
     Upstream.seen.clear()
     with ThreadPoolExecutor(1) as pool:
-        asked = pool.submit(client.post, f"{PREFIX}/held/work", json={"site": "north"}, timeout=20)
+        asked = pool.submit(client.post, f"{PREFIX}/held/work", json={"site": "north"}, timeout=60)
         until(lambda: len(Upstream.seen) > 1)
         Upstream.work = [{"run": 1}]
         assert asked.result(10).json() == [{"run": 1}]

@@ -101,7 +101,7 @@ def test_a_delivery_survives_the_gateway_s_death_and_ends_at_another(start: Star
     assert (tmp_path / "exchange" / "sealed" / slot.folder / "envelope.json").exists()
     database.close()
     second.send_signal(signal.SIGTERM)
-    _, said = second.communicate(timeout=20)
+    _, said = second.communicate(timeout=60)
     assert second.returncode in (0, -signal.SIGTERM)
     assert b"Traceback" not in said
 

@@ -28,7 +28,7 @@ def slot(number: int, site: str = "north") -> SlotKey:
 
 
 def requests(client: httpx.Client, rung: int = 0) -> list[str]:
-    return [item["request"] for item in client.get("/v1/work", params={"rung": rung}, timeout=20).json()["items"]]
+    return [item["request"] for item in client.get("/v1/work", params={"rung": rung}, timeout=60).json()["items"]]
 
 
 @pytest.fixture(autouse=True)
