@@ -7,6 +7,7 @@ its artifacts, as the coordinator's own server does.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import statistics
@@ -22,14 +23,15 @@ from benchmarks.results import Part
 from benchmarks.servers import artifact_store, gateway
 from benchmarks.tables import Cell, markdown_table
 from components.exchange.codec import WrittenFile, write_weights
-from components.exchange.sealing import open_file, seal_file
-from components.exchange.signed import UpdateEnvelope, sign_update, update_context, verify_update
+from components.exchange.sealing import open_file
+from components.exchange.signed import update_context, verify_update
 from components.exchange.signing import read_signed
 from components.gateway.client import GatewayClient, enrol
 from components.gateway.records import slot_of_order
 from components.governance.identity_files import SiteFolder
 from components.rounds import Answer, Order, RoundPlan, UpdateManifest
 from flows.coordinator import CoordinatorSide, invite
+from flows.hospital_outbox import Outbox
 
 SITE = "north"
 MILLIONS = 100.0
@@ -43,15 +45,13 @@ class Delivery:
 
     Attributes:
         bytes: Its size.
-        seal_s: Sealing it, at the hospital.
-        send_s: Uploading and submitting it.
+        send_s: Sealing, uploading and submitting it, as the hospital's outbox does.
         open_s: Verifying the envelope and opening the update, at the coordinator.
         store_s: Sending it to the artifact store alone.
         load: Load average when it began.
     """
 
     bytes: int
-    seal_s: float
     send_s: float
     open_s: float
     store_s: float
@@ -60,7 +60,7 @@ class Delivery:
     @property
     def share(self) -> float:
         """The delivery's bytes per second over the store's."""
-        return self.store_s / (self.seal_s + self.send_s + self.open_s)
+        return self.store_s / (self.send_s + self.open_s)
 
 
 def measure(work: Path, *, repeats: int = 5, millions: float = MILLIONS) -> Part:
@@ -77,31 +77,29 @@ def measure(work: Path, *, repeats: int = 5, millions: float = MILLIONS) -> Part
         folder = SiteFolder(work / "hospital")
         enrol(invite(side.folder, SITE), folder)
         with GatewayClient(folder) as client:
-            move_once(file, written, client, folder, side, address, number=1)  # connections, and the page cache
-            found = [
-                move_once(file, written, client, folder, side, address, number=number + 2) for number in range(repeats)
-            ]
+            outbox = Outbox(folder.state / "outgoing", client, folder.read_keys())
+            move_once(file, written, outbox, side, address, number=1)  # connections, and the page cache
+            found = [move_once(file, written, outbox, side, address, number=number + 2) for number in range(repeats)]
     return report(found)
 
 
 def move_once(
-    file: Path, written: WrittenFile, client: GatewayClient, folder: SiteFolder, side: CoordinatorSide, address: str,
-    *, number: int,
-) -> Delivery:  # fmt: skip
+    file: Path, written: WrittenFile, outbox: Outbox, side: CoordinatorSide, address: str, *, number: int
+) -> Delivery:
     """Deliver a file and send it to the store alone; the order changes from one number to the next."""
     load, store_s = os.getloadavg()[0], 0.0
     if number % 2:
         store_s = send_to_store(file, address)
-    seal_s, send_s, open_s = deliver(file, written, client, folder, side, number)
+    send_s, open_s = deliver(file, written, outbox, side, number)
     if not number % 2:
         store_s = send_to_store(file, address)
-    return Delivery(written.bytes, seal_s, send_s, open_s, store_s, load)
+    return Delivery(written.bytes, send_s, open_s, store_s, load)
 
 
 def deliver(
-    file: Path, written: WrittenFile, client: GatewayClient, folder: SiteFolder, side: CoordinatorSide, number: int
-) -> tuple[float, float, float]:
-    """Bring an update from a hospital to the coordinator, as both do it; return the seconds of the three steps.
+    file: Path, written: WrittenFile, outbox: Outbox, side: CoordinatorSide, number: int
+) -> tuple[float, float]:
+    """Bring an update from a hospital to the coordinator, as both do it; return the seconds of the two steps.
 
     Raises:
         RuntimeError: If what the coordinator opened is not what the hospital sealed.
@@ -109,18 +107,10 @@ def deliver(
     order, answer = order_and_answer(written, number)
     slot, context = slot_of_order(order), update_context(side.federation, order)
     side.grants.open_slot(slot, max_bytes=2 * written.bytes + ROOM)
-    sealed_file, opened_file = folder.state / "outgoing" / "update.sealed", side.folder / "opened.safetensors"
+    opened_file = side.folder / "opened.safetensors"
     began = time.perf_counter()
-    sealed = seal_file(file, sealed_file, client.pinned.coordinator.keys.sealing, context)
-    envelope = UpdateEnvelope(
-        federation=side.federation, study_digest=order.plan.study_digest, training=order.plan.training,
-        round=order.plan.round, attempt=order.plan.attempt, site=SITE, nonce=order.nonce,
-        parent_digest=order.weights_digest, payload_digest=written.sha256, sealed_sha256=sealed.sha256,
-        sealed_bytes=sealed.bytes, answer=answer,
-    )  # fmt: skip
-    signed = sign_update(envelope, folder.read_keys().signing).model_dump_json().encode()
-    sealed_at = time.perf_counter()
-    client.deliver(slot, sealed_file, signed)
+    if not asyncio.run(outbox.deliver_answer(order, answer, file)):
+        raise RuntimeError("the gateway did not say that it took the update")
     sent_at = time.perf_counter()
     text = side.sealed.envelope(slot)
     if text is None:
@@ -134,7 +124,7 @@ def deliver(
         if hashlib.file_digest(content, hashlib.sha256).hexdigest() != written.sha256:
             raise RuntimeError("the coordinator opened something else than the hospital sealed")
     opened_file.unlink()
-    return sealed_at - began, sent_at - sealed_at, opened_at - sent_at
+    return sent_at - began, opened_at - sent_at
 
 
 def order_and_answer(written: WrittenFile, number: int) -> tuple[Order, Answer]:
@@ -175,12 +165,11 @@ def main(address: str, file: str) -> None:
 def report(found: Sequence[Delivery]) -> Part:
     """Write up the deliveries."""
     size = found[0].bytes
-    whole = [item.seal_s + item.send_s + item.open_s for item in found]
+    whole = [item.send_s + item.open_s for item in found]
     rows: list[list[Cell]] = [
         [name, statistics.median(values), size / 1e6 / statistics.median(values)]
         for name, values in (
-            ("seal", [item.seal_s for item in found]),
-            ("upload and submit", [item.send_s for item in found]),
+            ("seal, upload and submit", [item.send_s for item in found]),
             ("verify and open", [item.open_s for item in found]),
             ("delivery", whole),
             ("MLflow's artifact proxy alone", [item.store_s for item in found]),

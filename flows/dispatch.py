@@ -326,8 +326,8 @@ def _send_settings(process: subprocess.Popen[bytes], settings: bytes) -> None:
     try:
         process.stdin.write(settings)
         process.stdin.close()
-    except OSError:
-        return  # it died; its sockets tell
+    except (OSError, ValueError):
+        return  # it died, its sockets tell; or it was ended meanwhile, and the pipe closed
 
 
 def _pass_on(done: Future[Any], parsed: Future[T], parse: Callable[[Any], T]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from components.exchange.signed import UpdateEnvelope, sign_update, update_conte
 from components.exchange.signing import Signed
 from components.exchange.site_request import Call, Prepared, sign_prepared
 from components.failpoints import failpoint
-from components.gateway.client import GatewayClient
+from components.files import storage_errors
+from components.gateway.ahead import UploadAhead
+from components.gateway.client import PART_BYTES, GatewayClient
 from components.gateway.records import SlotKey, UploadStatus, slot_of_order
 from components.governance.identity_files import SiteKeys
 from components.rounds import Answer, Order
@@ -74,7 +77,7 @@ class Outbox:
         """
         sealed = None
         if update is not None:
-            sealed = await asyncio.to_thread(self._seal, order, update)
+            sealed = await asyncio.to_thread(self._seal_and_send, order, update)
             failpoint("hospital.sealed")
         try:
             envelope = self._envelope(order, answer, sealed)
@@ -83,11 +86,20 @@ class Outbox:
             with suppress(FileNotFoundError):
                 self._sealed_file(order).unlink()
 
-    def _seal(self, order: Order, update: Path) -> SealedFile:
+    def _seal_and_send(self, order: Order, update: Path) -> SealedFile:
+        """Seal an update; a large one is already on its way meanwhile, as far as the gateway takes it."""
+        with storage_errors("read", update):
+            size = update.stat().st_size
+        if size <= PART_BYTES:
+            return self._seal(order, update)
+        with self._lock, UploadAhead(self._client, slot_of_order(order)) as upload:
+            return self._seal(order, update, beside=upload.take)
+
+    def _seal(self, order: Order, update: Path, beside: Callable[[bytes], None] | None = None) -> SealedFile:
         """Seal an update, for this order and the coordinator only."""
         pinned, target = self._client.pinned, self._sealed_file(order)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        return seal_file(update, target, pinned.coordinator.keys.sealing, update_context(pinned.federation, order))
+        context = update_context(pinned.federation, order)
+        return seal_file(update, target, pinned.coordinator.keys.sealing, context, beside=beside)
 
     def _sealed_file(self, order: Order) -> Path:
         """Return where the sealed update of an order lies until it is delivered."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +75,14 @@ def sealed_size(content_bytes: int) -> int:
     return HEADER + content_bytes + _TAG * max(1, -(-content_bytes // CHUNK))
 
 
-def seal_file(source: Path, target: Path, recipient: SealingPublicKey, context: bytes) -> SealedFile:
+def seal_file(
+    source: Path,
+    target: Path,
+    recipient: SealingPublicKey,
+    context: bytes,
+    *,
+    beside: Callable[[bytes], None] | None = None,
+) -> SealedFile:
     """Seal a file; the sealed one is there whole or not at all. After a power cut it is sealed anew.
 
     Args:
@@ -84,6 +91,7 @@ def seal_file(source: Path, target: Path, recipient: SealingPublicKey, context: 
         recipient: Who can open it.
         context: What it is for, for example federation, training, round, attempt and site in canonical JSON
             (`components.exchange.signed.update_context`). It is not stored: whoever opens must know it.
+        beside: Takes every piece of the sealed file too, in order, in the thread of the caller.
 
     Raises:
         StorageError: If the source cannot be read or the target not written; what lay there is then unharmed.
@@ -91,14 +99,20 @@ def seal_file(source: Path, target: Path, recipient: SealingPublicKey, context: 
     state = hashlib.sha256()
     with storage_errors("read", source), source.open("rb") as file, storage_errors("write", target):
         make_folder(target.parent)
-        with temporary_file(target.parent) as (temporary, descriptor), ThreadPoolExecutor(1) as beside:
+        with temporary_file(target.parent) as (temporary, descriptor), ThreadPoolExecutor(1) as writer:
 
             def keep(piece: bytes) -> int:
                 state.update(piece)
                 write_all(descriptor, piece)
                 return len(piece)
 
-            size = sum(_one_ahead(beside.submit(keep, piece) for piece in _seal(file, source, recipient, context)))
+            def kept() -> Iterator[Future[int]]:
+                for piece in _seal(file, source, recipient, context):
+                    yield writer.submit(keep, piece)
+                    if beside is not None:
+                        beside(piece)
+
+            size = sum(_one_ahead(kept()))
             temporary.replace(target)
     return SealedFile(sha256=state.hexdigest(), bytes=size)
 
@@ -121,17 +135,22 @@ def open_file(source: Path, target: Path, key: SealingKey, context: bytes, max_b
             key or for another context, or was changed in any way.
         StorageError: If the source cannot be read or the target not written.
     """
-    size = 0
     with storage_errors("read", source), source.open("rb") as file, storage_errors("write", target):
         _require_size(file, source, max_bytes)
         cipher = _opened_key(file, source, key, context)
         make_folder(target.parent)
-        with temporary_file(target.parent) as (temporary, descriptor):
+        with temporary_file(target.parent) as (temporary, descriptor), ThreadPoolExecutor(1) as writer:
             os.fchmod(descriptor, 0o600)
-            for number, (piece, last) in enumerate(_pieces(file, source, CHUNK + _TAG)):
-                content = _opened(cipher, piece, number, last=last, source=source)
+
+            def keep(content: bytes) -> int:
                 write_all(descriptor, content)
-                size += len(content)
+                return len(content)
+
+            opened = (
+                _opened(cipher, piece, number, last=last, source=source)
+                for number, (piece, last) in enumerate(_pieces(file, source, CHUNK + _TAG))
+            )
+            size = sum(_one_ahead(writer.submit(keep, content) for content in opened))
             replace_file(temporary, descriptor, target)
     return size
 

@@ -44,7 +44,7 @@ from components.governance.identity_files import SiteFolder
 from components.governance.pins import Federation as Pinned
 from components.governance.pins import PublicKeys, pin, pin_peers
 
-_PART_BYTES = 16 << 20
+PART_BYTES = 16 << 20
 _OBJECT_BYTES = 1 << 36
 _R = TypeVar("_R", bound=BaseModel)
 
@@ -187,12 +187,12 @@ class GatewayClient:
         with storage_errors("read", payload), payload.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             # What is one part anyway is brought without asking what is there.
-            status = self.status(slot) if size > _PART_BYTES else UploadStatus(bytes=0, submitted=False)
+            status = self.status(slot) if size > PART_BYTES else UploadStatus(bytes=0, submitted=False)
             offset = 0 if fresh or status.bytes > size else status.bytes
             pauses = Pauses(self._route.patience_s)
             while offset < size and not status.submitted:
                 file.seek(offset)
-                answer = self._put(slot, offset, file.read(_PART_BYTES))
+                answer = self._put(slot, offset, file.read(PART_BYTES))
                 if answer.status_code == 409 and answer.json().get("busy") and pauses.wait():
                     continue  # what we sent before a break is still being written
                 if answer.status_code == 409 and "bytes" not in answer.json():
@@ -200,6 +200,11 @@ class GatewayClient:
                 found = answer.json()
                 status = UploadStatus(bytes=found["bytes"], submitted=found["submitted"])
                 offset = status.bytes
+
+    def bring_part(self, slot: SlotKey, offset: int, part: bytes) -> int | None:
+        """Bring a part of a payload; return how much of the payload is there then, None if that part does not fit."""
+        answer = self._put(slot, offset, part)
+        return None if answer.status_code == 409 else _read(answer, UploadStatus).bytes
 
     def status(self, slot: SlotKey) -> UploadStatus:
         """Return how much of a payload is there."""

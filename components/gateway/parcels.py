@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Sequence
 
@@ -154,15 +155,21 @@ class Parcels:
 
 
 async def _write_body(request: Request, part: Part) -> None:
-    """Write a body as it comes, a MiB at a time; what came before the other end broke off is kept."""
-    waiting = bytearray()
+    """Write a body as it comes, a MiB at a time while the next arrives; what came before a break is kept."""
+    waiting, writing, broke = bytearray(), None, None
     try:
         async for piece in request.stream():
             waiting += piece
             if len(waiting) >= _WRITE:
                 ready, waiting = waiting, bytearray()
-                await run_in_threadpool(part.write, ready)
+                if writing is not None:
+                    await writing
+                writing = asyncio.ensure_future(run_in_threadpool(part.write, ready))
     except ClientDisconnect as error:
-        await run_in_threadpool(part.write, waiting)
-        raise GoneError from error
+        broke = error
+    finally:
+        if writing is not None:
+            await writing
     await run_in_threadpool(part.write, waiting)
+    if broke is not None:
+        raise GoneError from broke

@@ -47,8 +47,8 @@ def test_a_process_is_ended_in_order(process: subprocess.Popen[str]) -> None:
 
 
 def test_the_signal_is_the_part_s_own(process: subprocess.Popen[str]) -> None:
-    assert ProcessMark.of("sleeper", process.pid, signal.SIGHUP).end()
-    assert process.wait() == -signal.SIGHUP
+    assert ProcessMark.of("sleeper", process.pid, signal.SIGUSR1).end()
+    assert process.wait() == -signal.SIGUSR1
 
 
 def test_one_that_does_not_hear_is_killed_with_its_group() -> None:

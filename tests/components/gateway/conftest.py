@@ -5,6 +5,7 @@ import pytest
 from components.gateway.database import Database
 from components.governance.identity_files import CoordinatorFolder, SiteFolder
 from tests.components.gateway.gates import Build, Gate, Running
+from tests.components.gateway.relay import Relay
 
 
 @pytest.fixture(scope="module")
@@ -32,3 +33,11 @@ def north(gate: Gate) -> SiteFolder:
 @pytest.fixture(scope="module")
 def south(gate: Gate) -> SiteFolder:
     return gate.enrol("south")
+
+
+@pytest.fixture
+def relays() -> Iterator[list[Relay]]:
+    made: list[Relay] = []
+    yield made
+    for relay in made:
+        relay.close()
