@@ -83,7 +83,7 @@ class DecidedRound:
         >>> DecidedRound(3, 0.91234, 4.25, 2, at_work=("west",)).line("auroc", 7)
         'round   3  auroc 0.9123    4.2 s  version   7  2 sites, west at work'
         """
-        kept = f"version {version:>3}" if version is not None else "no version"
+        kept = f"version {version:>3}" if version is not None else "no version yet"
         took_part = f"{self.sites} site{'s' * (self.sites != 1)}"
         took_part += f", without {', '.join(self.missing)}" if self.missing else ""
         took_part += f", {', '.join(self.at_work)} at work" if self.at_work else ""
