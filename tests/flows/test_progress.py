@@ -147,7 +147,7 @@ def test_a_round_whose_version_was_not_registered_is_told_at_the_end() -> None:
         watcher.round_opened(1, ["east"])
         watcher.round_decided(1, 0.5, 1.0)
         assert text.getvalue() == ""
-    assert text.getvalue() == "round   1  auroc 0.5000    1.0 s  no version  1 site\n"
+    assert text.getvalue() == "round   1  auroc 0.5000    1.0 s  no version yet  1 site\n"
 
 
 def test_an_answer_of_an_earlier_round_changes_no_mark() -> None:
