@@ -28,6 +28,7 @@ _HINTS = {
     errno.EMFILE: "too many files are open in this process (ulimit -n)",
     errno.ENAMETOOLONG: "the name is too long for this disk",
     errno.EIO: "the disk reported an error: check it before you go on",
+    errno.EXDEV: "its folder lies on another disk than the files it shares: keep a federation's folder on one disk",
 }
 
 

@@ -27,7 +27,7 @@ from components.exchange.signed import SignedOrder, SignedPlan, sign_order, sign
 from components.exchange.signing import Signed, read_signed
 from components.exchange.site_request import Call, SiteRequest, request_text, sign_call, verify_prepared
 from components.federation import slot_of
-from components.files import has_digest, make_folder
+from components.files import has_digest, make_folder, storage_errors
 from components.gateway.records import SlotKey, slot_of_order
 from components.governance.architecture import architecture_digest
 from components.rounds import Answer, Order
@@ -155,11 +155,12 @@ class RemoteDispatcher:
     def _publish(self, digest: str) -> None:
         """Put weights where the gateway finds them; those that nobody is asked to read any more are withdrawn."""
         shared, own = self._side.exchange / "objects" / f"{digest}.safetensors", self._store.path(digest)
-        make_folder(shared.parent)
-        if shared.exists() and not shared.samefile(own) and not has_digest(shared, digest):
-            shared.unlink()  # damaged; the store's were mended, and are another file now
-        with suppress(FileExistsError):
-            shared.hardlink_to(own)
+        with storage_errors("write", shared):
+            make_folder(shared.parent)
+            if shared.exists() and not shared.samefile(own) and not has_digest(shared, digest):
+                shared.unlink()  # damaged; the store's were mended, and are another file now
+            with suppress(FileExistsError):
+                shared.hardlink_to(own)
         if digest not in self._published:
             self._published.append(digest)
             with self._lock:
