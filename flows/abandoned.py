@@ -31,8 +31,20 @@ def take_back_abandoned(side: CoordinatorSide, study: str, found: Collection[str
     for name in side.grants.open_trainings():
         if name != going_on and (name in found or name.startswith(preparing(study))):
             take_back(side, name)
+    if going_on is not None:
+        _close_used(side, study, going_on)
     if not side.keep_sealed:
         _sweep(side, study, found, going_on)
+
+
+def _close_used(side: CoordinatorSide, study: str, training: str) -> None:
+    """Close the slots whose updates are in the store already: nobody would take them a second time."""
+    from components.exchange.store import Slot  # torch, which the coordinator's server does without
+
+    store = side.store(study)
+    for slot in side.sealed.slots(training):
+        if slot.kind == "train" and store.slot_answer(Slot(training, slot.round, slot.attempt, slot.site)) is not None:
+            side.grants.close_slot(slot)
 
 
 def _sweep(side: CoordinatorSide, study: str, found: Collection[str], going_on: str | None) -> None:

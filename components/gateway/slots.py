@@ -200,17 +200,21 @@ class SealedSlots:
         """
         _remove(self.root / training)
 
+    def slots(self, training: str) -> Iterator[SlotKey]:
+        """Yield the slots of a training that something lies in."""
+        for place in (self.root / training).glob("*/*/*/*"):
+            number, attempt, kind, site = place.relative_to(self.root / training).parts
+            yield SlotKey.model_validate({
+                "training": training, "round": int(number), "attempt": int(attempt), "kind": kind, "site": site,
+            })  # fmt: skip
+
     def sweep(self, training: str, is_open: Callable[[SlotKey], bool]) -> None:
         """Delete what lies in those slots of a training that take nothing any more, while others still do.
 
         Raises:
             StorageError: If it cannot be deleted.
         """
-        for place in (self.root / training).glob("*/*/*/*"):
-            number, attempt, kind, site = place.relative_to(self.root / training).parts
-            slot = SlotKey.model_validate({
-                "training": training, "round": int(number), "attempt": int(attempt), "kind": kind, "site": site,
-            })  # fmt: skip
+        for slot in list(self.slots(training)):
             if not is_open(slot):
                 self.discard(slot)
 

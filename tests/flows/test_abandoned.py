@@ -6,10 +6,12 @@ from typing import cast
 
 import pytest
 
+from components.exchange.store import FolderStore, Slot
 from components.gateway.database import Database
 from components.gateway.grants import Grants
 from components.gateway.records import SlotKey
 from components.gateway.slots import SealedSlots
+from components.rounds import Answer
 from flows.abandoned import preparing, take_back_abandoned
 from flows.coordinator import CoordinatorSide
 
@@ -18,7 +20,8 @@ class Side:
     """The part of a coordinator's side that has what was asked and delivered."""
 
     def __init__(self, folder: Path, database: Database) -> None:
-        self.sealed, self.grants = SealedSlots(folder), Grants(database)
+        self.sealed, self.grants = SealedSlots(folder / "sealed"), Grants(database)
+        self.kept = FolderStore(folder / "store")
         self.keep_sealed = False
 
     def ask(self, training: str, number: int = 1, kind: str = "train") -> SlotKey:
@@ -30,6 +33,14 @@ class Side:
         self.sealed.submit(slot, b"{}", sealed_sha256=None, sealed_bytes=None)
         return slot
 
+    def store(self, _study: str) -> FolderStore:
+        return self.kept
+
+    def take(self, slot: SlotKey) -> None:
+        """Keep an answer as a driver does before it closes the slot; of an update only that it came matters here."""
+        answer = Answer(kind="train", site=slot.site, round=slot.round, nonce="0" * 32, status="failed", reason="none")
+        self.kept.submit(Slot(slot.training, slot.round, slot.attempt, slot.site), answer)
+
     def take_back(self, *trainings: str, going_on: str | None = None) -> None:
         take_back_abandoned(cast(CoordinatorSide, self), "tiny", trainings, going_on)
 
@@ -37,7 +48,7 @@ class Side:
 @pytest.fixture
 def side(tmp_path: Path) -> Iterator[Side]:
     database = Database(f"sqlite:///{tmp_path}/g.db")
-    yield Side(tmp_path / "sealed", database)
+    yield Side(tmp_path, database)
     database.close()
 
 
@@ -56,6 +67,15 @@ def test_what_the_training_asked_for_that_goes_on_stays_and_what_was_used_goes(s
     assert side.sealed.envelope(used) is None
     assert side.sealed.envelope(wanted) == b"{}"
     assert side.grants.open_bytes(wanted) == 1
+
+
+def test_an_update_that_was_taken_is_not_waited_for_again(side: Side) -> None:
+    """Its driver was killed between the store and the slot's end."""
+    taken, wanted = side.ask("tiny-1", 1), side.ask("tiny-1", 2)
+    side.take(taken)
+    side.take_back("tiny-1", going_on="tiny-1")
+    assert (side.grants.open_bytes(taken), side.sealed.envelope(taken)) == (None, None)
+    assert (side.grants.open_bytes(wanted), side.sealed.envelope(wanted)) == (1, b"{}")
 
 
 def test_preparations_of_the_study_are_taken_back_and_no_others(side: Side) -> None:
