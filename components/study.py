@@ -7,8 +7,6 @@ module to import. What belongs together across fields is checked here; what need
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
@@ -18,7 +16,7 @@ from components.round_rules import Metric as Metric
 from components.round_rules import Rounds as Rounds
 from components.round_rules import Selection as Selection
 from components.rounds import Name
-from components.section import Fraction, Positive, Section
+from components.section import Fraction, Positive, Section, Whole
 
 Column = Literal["file", "label", "patient", "split"]
 NetworkName = Literal["CNN", "DenseNet", "ResNet", "EfficientNet", "ViT"]
@@ -271,7 +269,7 @@ class Evaluation(Section):
     champion: Literal["any", "full_roster"] = "any"
 
 
-class Study(Section):
+class Study(Whole):
     """Everything a federated training is made of; see the attributes' own records."""
 
     study: Name
@@ -300,9 +298,3 @@ class Study(Section):
         if virtual and not self.data.path:
             raise ValueError(f"virtual sites are cut from one folder: give data.path for source {self.data.source}")
         return self
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of the study's canonical JSON: equal studies have equal digests."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
-        return hashlib.sha256(text.encode()).hexdigest()
