@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
+from components.analytics.plan import AnalysisStudy
 from components.assemble import hyperparameter_model, strategy_mistakes, study_mistakes
 from components.errors import StudyError
 from components.mistakes import FieldPath, Mistake, dotted, explain, undotted
@@ -51,12 +52,42 @@ def load_study(
     label = Path(path)
     document = read_yaml(label)
     options = _override(document, overrides or {}, label)
+    if is_analysis(document):
+        raise StudyError(f"{label}: it holds a section analysis, and trains nothing: wardround analyse {label}")
     study, mistakes = _validate(document)
     if study is not None:
         mistakes += study_mistakes(study) + [found for check in checks for found in _run(check, study)]
     if study is None or mistakes:
         raise _error(mistakes, label, document, options)
     return study
+
+
+def load_analysis(path: str | Path, overrides: Mapping[str, Any] | None = None) -> AnalysisStudy:
+    """Read a study that analyses instead of training, and check it.
+
+    Args:
+        path: The YAML file, with a section ``analysis``.
+        overrides: As of `load_study`.
+
+    Raises:
+        StudyError: As `load_study`.
+    """
+    label = Path(path)
+    document = read_yaml(label)
+    options = _override(document, overrides or {}, label)
+    if not is_analysis(document):
+        raise StudyError(
+            f"{label}: there is no section analysis in it; it is a study for training (wardround simulate)"
+        )
+    try:
+        return AnalysisStudy.model_validate(document.value)
+    except ValidationError as error:
+        raise _error(explain(error, AnalysisStudy, sources=document.sources), label, document, options) from None
+
+
+def is_analysis(document: Document) -> bool:
+    """Whether a file analyses instead of training."""
+    return "analysis" in document.value
 
 
 def dump_study(study: Study) -> str:

@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from components.errors import StorageError, WardRoundError
 from components.files import storage_errors
-from flows import backup_cli, federation_cli, training_cli
+from flows import analysis_cli, backup_cli, federation_cli, training_cli
 from flows import home as homes
 from flows.hospital_cli import hospital_app
 from flows.options import Fresh, Home, Rounds, StudyFile, examples
@@ -158,9 +158,11 @@ def check(study: StudyFile) -> None:
 
     Every mistake is named with its line, its field, what was given and what is allowed.
     """
+    from components.study_file import is_analysis, load_analysis
+    from components.yaml_lines import read_yaml
     from flows import api
 
-    checked = api.load(study)
+    checked = load_analysis(study) if is_analysis(read_yaml(study)) else api.load(study)
     _console().print(
         f"[green]{escape(str(study))} is a sound study[/green]: {checked.study}, digest {checked.digest[:12]}",
         soft_wrap=True,
@@ -245,6 +247,7 @@ def journal_verify(
 
 federation_cli.add_to(app)
 training_cli.add_to(app, federation_cli.coordinator_app)
+analysis_cli.add_to(app)
 backup_cli.add_to(federation_cli.coordinator_app)
 
 

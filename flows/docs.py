@@ -1,6 +1,7 @@
-"""Write the reference of the study's fields into ``docs/study.md``: ``python -m flows.docs``.
+"""Write the reference of the studies' fields into the pages of `PAGES`: ``python -m flows.docs``.
 
-The text is the docstrings' of `components.study`, so that it cannot say another thing than the code.
+The text is the docstrings' of `components.study` and `components.analytics.plan`, so that it cannot say another thing
+than the code.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -16,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from components import study
+from components.analytics import plan
 
 BEGIN = "<!-- made by `python -m flows.docs`; do not edit below -->\n"
 SECTIONS = (
@@ -23,15 +26,20 @@ SECTIONS = (
     study.StrategyChoice, study.Rounds, study.Convergence, study.Selection, study.LocalTraining,
     study.Optimizer, study.Evaluation,
 )  # fmt: skip
+ANALYSIS_SECTIONS = (
+    plan.AnalysisStudy, plan.Analysis, plan.TableSource, plan.Time, plan.Event, plan.Arm, plan.Covariate,
+    plan.Condition, plan.Cox, plan.Power, plan.Disclosure,
+)  # fmt: skip
+PAGES = {"study.md": SECTIONS, "analytics.md": ANALYSIS_SECTIONS}
 
 
-def study_reference() -> str:
+def study_reference(sections: Sequence[type[BaseModel]] = SECTIONS) -> str:
     """The reference as Markdown: a table of fields for each section."""
-    return "\n".join(_section(section) for section in SECTIONS)
+    return "\n".join(_section(section) for section in sections)
 
 
 def write_reference(page: Path) -> bool:
-    """Replace what follows the mark in a page; return whether that changed it.
+    """Replace what follows the mark in a page, by its name one of `PAGES`; return whether that changed it.
 
     Raises:
         ValueError: The page has no mark.
@@ -40,7 +48,7 @@ def write_reference(page: Path) -> bool:
     head, mark, _ = text.partition(BEGIN)
     if not mark:
         raise ValueError(f"{page} does not hold the line {BEGIN.strip()}")
-    new = f"{head}{mark}\n{study_reference()}"
+    new = f"{head}{mark}\n{study_reference(PAGES[page.name])}"
     page.write_text(new)
     return new != text
 
@@ -104,5 +112,6 @@ def _plain(text: str) -> str:
 
 
 if __name__ == "__main__":
-    changed = write_reference(Path(__file__).resolve().parent.parent / "docs" / "study.md")
-    print("docs/study.md was brought up to date" if changed else "docs/study.md is up to date")
+    for name in PAGES:
+        changed = write_reference(Path(__file__).resolve().parent.parent / "docs" / name)
+        print(f"docs/{name} was brought up to date" if changed else f"docs/{name} is up to date")

@@ -72,7 +72,7 @@ class Regression:
         errors: Their standard errors.
         robust_errors: Those of Lin and Wei.
         proportionality: The check, or None where it was not asked for.
-        patients: Who had every covariate.
+        patients: Who had every covariate; at a site where few lacked one, under disclosure control, all.
         events: Of the first cause, among them.
         fit: On the scale of the design.
         sites: Who took part.
@@ -233,9 +233,10 @@ def _notes(analysis: Analysis, summaries: Mapping[str, SiteSummary], exits: Mapp
         )
     if any(found.grouped for found in exits.values()):
         notes.append(
-            f"Disclosure control: survival curves, their means and the pooled log-rank test come from times that were "
-            f"joined in groups of {analysis.disclosure.smallest_cell} or more patients, and are approximations. The "
-            "log-rank test and the regression stratified by site are not affected."
+            "Disclosure control: survival curves, their means and the pooled log-rank test come from times that were "
+            f"joined in groups of {analysis.disclosure.smallest_cell} or more patients, and are approximations, "
+            "least to be trusted where few are at risk. The log-rank test and the regression stratified by site are "
+            "not affected."
         )
     for site, found in exits.items():
         if not any(sum(arm.events[0]) for arm in found.arms):

@@ -115,7 +115,7 @@ def _residuals(question: AskResiduals, cohort: Cohort, analysis: Analysis, polic
         rows = {len(hazard.cells), *(len(getattr(hazard, name)) for name in ("increments", "weighted", "means"))}
         if missing or len(rows) != 1:
             raise RefusedError("the pooled hazard does not cover this site's events")
-    return sum_residuals(design, at, hazard, step=analysis.time.step, transform=analysis.cox.transform)
+    return sum_residuals(design, at, hazard, step=analysis.time.step, transform=analysis.cox.transform, policy=policy)
 
 
 def _labels(question: AskScore | AskRiskSums | AskResiduals, analysis: Analysis) -> list[str]:

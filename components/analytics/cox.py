@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
-from components.analytics.design import Design, require_large_cells
-from components.analytics.disclosure import WithheldError, grouped_times, require_enough_rows
+from components.analytics.design import Design, require_large_cells, told_counts
+from components.analytics.disclosure import WithheldError, grouped_times, is_small, require_enough_rows
 from components.analytics.plan import Disclosure
 from components.analytics.records import SiteRiskSums, SiteScore
 from components.analytics.table import Floats, Integers
@@ -200,12 +200,13 @@ def site_score(design: Design, coefficients: Floats, ties: Ties, policy: Disclos
     covariates = len(design.labels)
     require_enough_rows(len(design.cells), covariates, MAX_STEPS * numbers_told(covariates), policy)
     found = derivatives(risk_sums(design, coefficients), coefficients, ties)
+    patients, events = told_counts(design, policy)
     return SiteScore(
         log_likelihood=found.log_likelihood,
         gradient=found.gradient.tolist(),
         information=found.information.tolist(),
-        patients=len(design.cells),
-        events=int(design.events.sum()),
+        patients=patients,
+        events=events,
     )
 
 
@@ -235,6 +236,10 @@ def grouped_site(design: Design, policy: Disclosure) -> Design:
     """
     if not policy.controlled:
         return design
+    if is_small(design.cohort[0] - len(design.cells), policy):
+        raise WithheldError(
+            f"fewer than {policy.smallest_cell} patients lack a covariate, and the sums would tell how many"
+        )
     if policy.risk_sets == "refuse":
         raise WithheldError(
             "sums over risk sets would tell single patients' rows: ask for cox.stratify: site, which tells none, or "
@@ -243,7 +248,7 @@ def grouped_site(design: Design, policy: Disclosure) -> Design:
     covariates = len(design.labels)
     smallest = max(policy.smallest_cell, math.ceil(MAX_STEPS * numbers_told(covariates) / covariates))
     cells = grouped_times(design.cells, design.events.astype(np.int64), smallest)
-    return Design(cells, design.events, design.rows, design.labels, design.scales)
+    return replace(design, cells=cells)
 
 
 def received(record: SiteRiskSums) -> RiskSums:

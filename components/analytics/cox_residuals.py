@@ -23,7 +23,9 @@ from typing import Literal
 import numpy as np
 
 from components.analytics.cox import Fit, RiskSums, Ties, tied_sets
-from components.analytics.design import Design
+from components.analytics.design import Design, told_counts
+from components.analytics.disclosure import FREE
+from components.analytics.plan import Disclosure
 from components.analytics.records import Hazard, SiteResiduals
 from components.analytics.survival import chi_squared_p
 from components.analytics.table import Floats
@@ -64,7 +66,13 @@ def hazard_of(sums: RiskSums, ties: Ties) -> Hazard:
 
 
 def sum_residuals(
-    design: Design, coefficients: Floats, hazard: Hazard, *, step: float, transform: Literal["identity", "log"]
+    design: Design,
+    coefficients: Floats,
+    hazard: Hazard,
+    *,
+    step: float,
+    transform: Literal["identity", "log"],
+    policy: Disclosure = FREE,
 ) -> SiteResiduals:
     """Add up a site's residuals: its half of both.
 
@@ -74,6 +82,7 @@ def sum_residuals(
         hazard: Of the stratum, or of all sites.
         step: Width of the time grid.
         transform: Of time.
+        policy: What may leave.
 
     Raises:
         DataError: If the logarithm is asked for and an event is at time 0.
@@ -87,7 +96,7 @@ def sum_residuals(
     schoenfeld = rows - means[np.searchsorted(hazard.cells, at)] if len(at) else np.zeros((0, covariates))
     return SiteResiduals(
         squares=(residuals.T @ residuals).tolist(),
-        events=len(at),
+        events=told_counts(design, policy)[1],
         times=float(times.sum()),
         times_squared=float((times**2).sum()),
         schoenfeld=schoenfeld.sum(axis=0).tolist(),

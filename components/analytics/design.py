@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from components.analytics.disclosure import WithheldError, is_small
+from components.analytics.disclosure import WithheldError, is_small, rounded
 from components.analytics.plan import ARM, Analysis, Disclosure
 from components.analytics.table import Cohort, Floats, Integers
 from components.errors import RefusedError
@@ -29,6 +29,7 @@ class Design:
         rows: Scaled covariates, shape (N, P).
         labels: Name of each coefficient, for a level with the level.
         scales: What a coefficient is divided by to be per unit of its covariate, shape (P,).
+        cohort: Patients of the cohort, and how many of them have the event, whether complete or not.
     """
 
     cells: Integers
@@ -36,6 +37,7 @@ class Design:
     rows: Floats
     labels: list[str]
     scales: Floats
+    cohort: tuple[int, int]
 
 
 def coefficient_names(analysis: Analysis, covariates: Sequence[str]) -> tuple[list[str], Floats]:
@@ -76,7 +78,22 @@ def build_design(cohort: Cohort, analysis: Analysis, covariates: Sequence[str]) 
             blocks.append(((values - (low + high) / 2) / ((high - low) / 2))[:, None])
     labels, scales = coefficient_names(analysis, covariates)
     rows = np.concatenate(blocks, axis=1)[complete]
-    return Design(cohort.cells[complete], cohort.causes[complete] == 1, rows, labels, scales)
+    events = cohort.causes == 1
+    return Design(
+        cohort.cells[complete], events[complete], rows, labels, scales, cohort=(len(cohort), int(events.sum()))
+    )
+
+
+def told_counts(design: Design, policy: Disclosure) -> tuple[int, int]:
+    """Return how many patients, and events, a regression says that it has.
+
+    Where few patients of the cohort lack a covariate, their number would be the difference to what other answers tell
+    of the cohort; the cohort's own numbers are told then.
+    """
+    patients, events = len(design.cells), int(design.events.sum())
+    if is_small(design.cohort[0] - patients, policy) or is_small(design.cohort[1] - events, policy):
+        patients, events = design.cohort
+    return rounded(patients, policy), rounded(events, policy)
 
 
 def require_large_cells(design: Design, policy: Disclosure) -> None:

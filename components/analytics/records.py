@@ -191,7 +191,7 @@ class SiteScore(Record):
         log_likelihood: Of the partial likelihood.
         gradient: Its first derivative.
         information: Minus its second.
-        patients: Who have all covariates.
+        patients: Who have all covariates; the whole cohort, where few lack one.
         events: Of the first cause, among them.
     """
 

@@ -6,9 +6,9 @@ times are multiples of the grid's step and nobody is observed beyond its end. El
 grid, and later events are not seen; the result says so.
 
 What disclosure control changes: such counts, cell by cell, are mostly ones. So a site joins patients of one arm and
-kind (censored, or an event of one cause) into groups with at least the smallest cell, each at the mean of its times:
-totals are kept, times are shifted within a group. A site that has fewer of a kind in an arm, and not none, is left out
-of these methods.
+kind (censored, or an event of one cause) into groups with at least the smallest cell, each at the mean of its times;
+pooled, a group is spread out again about that mean (`spread`). Totals are kept, times are approximate. A site that has
+fewer of a kind in an arm, and not none, is left out of these methods.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from scipy.special import gammaincc, ndtri
@@ -147,6 +148,36 @@ def pool_exits(found: Sequence[ArmExits], *, step: float, causes: int) -> Exits:
     return Exits(np.array(cells, dtype=float) * step, events, censored)
 
 
+def spread(arm: ArmExits, last: int) -> ArmExits:
+    """Spread groups of patients evenly about the mean of their times.
+
+    A group reaches as far to either side as, on average, half-way to the groups before and after it, of its kind. So
+    a curve falls in small steps again. The totals and the means of the times stay as they are.
+
+    Args:
+        arm: Groups, each at the mean of its times.
+        last: The grid's last cell.
+    """
+    rows = [_spread_row(arm.cells, counts, last) for counts in (*arm.events, arm.censored)]
+    cells = sorted({cell for row in rows for cell in row})
+    *events, censored = [[row.get(cell, 0) for cell in cells] for row in rows]
+    return ArmExits(cells=cells, events=events, censored=censored)
+
+
+def _spread_row(cells: Sequence[int], counts: Sequence[int], last: int) -> dict[int, int]:
+    """Spread the groups of one kind; return the patients by cell."""
+    groups = [(cell, count) for cell, count in zip(cells, counts, strict=True) if count]
+    gaps = [other - one for (one, _), (other, _) in pairwise(groups)]
+    found: dict[int, int] = {}
+    for place, (cell, count) in enumerate(groups):
+        beside = gaps[max(0, place - 1) : place + 1]
+        half = min(sum(beside) / len(beside) / 2 if beside else cell, cell, last - cell)
+        for number in range(count):
+            where = round(cell + ((2 * number + 1) / count - 1) * half)
+            found[where] = found.get(where, 0) + 1
+    return found
+
+
 def kaplan_meier(exits: Exits) -> Curve:
     """Return the product-limit estimate ``S(t) = prod_{t_j <= t} (1 - d_j / n_j)`` over all causes.
 
@@ -160,7 +191,7 @@ def kaplan_meier(exits: Exits) -> Curve:
     [1.0, 0.75, 0.5]
     """
     deaths, at_risk = exits.events.sum(axis=0).astype(float), exits.at_risk.astype(float)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         survival = np.cumprod(1 - deaths / at_risk)
         greenwood = np.cumsum(deaths / (at_risk * (at_risk - deaths)))
         errors = np.where(survival > 0, survival * np.sqrt(greenwood), 0.0)
@@ -262,7 +293,7 @@ def aalen_johansen(exits: Exits, cause: int = 0) -> Curve:
     variance += np.cumsum(incidence**2 * first) + np.cumsum(second)
     variance -= 2 * (incidence * np.cumsum(third) - np.cumsum(incidence * third))
     errors = np.sqrt(np.maximum(variance, 0.0))
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         spread = Z95 * errors / (incidence * np.log(incidence))
         low, high = incidence ** np.exp(-spread), incidence ** np.exp(spread)
     low, high = np.where(np.isnan(low), incidence, low), np.where(np.isnan(high), incidence, high)
@@ -283,8 +314,15 @@ def chi_squared_p(statistic: float, freedom: int) -> float:
 def groups_of(found: Mapping[str, SiteExits], analysis: Analysis) -> list[Exits]:
     """Return the arms, pooled over the sites."""
     causes, step = len(analysis.event.causes), analysis.time.step
-    arms = range(len(analysis.arm.levels))
-    return [pool_exits([site.arms[arm] for _, site in sorted(found.items())], step=step, causes=causes) for arm in arms]
+    sites = [site for _, site in sorted(found.items())]
+    return [
+        pool_exits(
+            [spread(site.arms[arm], analysis.time.cells) if site.grouped else site.arms[arm] for site in sites],
+            step=step,
+            causes=causes,
+        )
+        for arm in range(len(analysis.arm.levels))
+    ]
 
 
 def _from_zero(times: Floats, values: Floats, errors: Floats, ends: tuple[Floats, Floats], *, start: float) -> Curve:

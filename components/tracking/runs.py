@@ -9,13 +9,12 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, Protocol
 
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from components.errors import ServiceError
-from components.study import Study
 from components.tracking import links
 from components.tracking import tags as names
 from components.tracking.connection import connect, mlflow_errors
@@ -27,6 +26,24 @@ _PLAIN = re.compile(r"[A-Za-z0-9_.:/ -]+")  # what may stand between quotes in a
 _PARAMS_PER_BATCH = 100
 _TAG_LENGTH = 5000
 MODEL_KIND = "custom_model_development"  # MLflow's interface then shows models and runs, not traces and agents
+
+
+class Recorded(Protocol):
+    """A study as it is recorded: one that trains, or one that analyses."""
+
+    @property
+    def study(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of what it says."""
+        ...
+
+    def model_dump_json(self, *, indent: int | None = None) -> str:
+        """Return it as JSON."""
+        ...
 
 
 class Tracker:
@@ -52,7 +69,6 @@ class Tracker:
         with self._border("open the experiment"):
             self.experiment_id = self._open_experiment(artifact_root)
         self.run_id = ""
-        self._study: Study | None = None
         self._training = ""
         self._site_runs: dict[str, str] = {}
         self._running: set[str] = set()
@@ -60,7 +76,13 @@ class Tracker:
         self._new_runs: set[str] = set()
 
     def start_training(
-        self, training: str, *, study: Study, params: Mapping[str, object], tags: Mapping[str, str]
+        self,
+        training: str,
+        *,
+        study: Recorded,
+        params: Mapping[str, object],
+        tags: Mapping[str, str],
+        role: Literal["training", "analysis"] = "training",
     ) -> str:
         """Open the run of a training: the one that carries its name, else a new one.
 
@@ -69,6 +91,7 @@ class Tracker:
             study: The study; kept as ``study.json`` with the run.
             params: Recorded once; a parameter that the run already has keeps its value.
             tags: Further tags.
+            role: What the run is of.
 
         Returns:
             The run's identifier. The run is in state RUNNING.
@@ -77,21 +100,21 @@ class Tracker:
             ServiceError: If MLflow does not do what is asked.
             StorageError: If the database or a folder cannot be written.
         """
-        self._study, self._training = study, training
+        self._training = training
         own = {names.STUDY: study.study, names.STUDY_DIGEST: study.digest, names.TRAINING: training}
         with self._border("open the training's run"):
             known = self._find_runs()
             self._site_runs = {
                 run.data.tags[names.SITE]: run.info.run_id for run in known if names.SITE in run.data.tags
             }
-            parents = [run for run in known if run.data.tags.get(names.ROLE) == "training"]
+            parents = [run for run in known if run.data.tags.get(names.ROLE) == role]
             recorded: set[str] = set()
             if parents:
                 self.run_id = parents[0].info.run_id
                 recorded = set(parents[0].data.params)
                 self._set_running(self.run_id)
             else:
-                self.run_id = self._create_run(training, {**own, names.ROLE: "training"})
+                self.run_id = self._create_run(training, {**own, names.ROLE: role})
             self._log_params({key: value for key, value in params.items() if key not in recorded})
         note = links.training_note(study.study, training, tags.get(names.PREFECT_URL))
         self.set_tags({names.NOTE: note, **tags})

@@ -6,14 +6,16 @@ import pytest
 from pydantic import BaseModel
 
 from components import study
-from flows.docs import SECTIONS, study_reference, write_reference
+from components.analytics import plan
+from flows.docs import ANALYSIS_SECTIONS, PAGES, SECTIONS, study_reference, write_reference
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "study.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
 
 
-def test_page_is_up_to_date(tmp_path: Path) -> None:
-    copy = tmp_path / "study.md"
-    copy.write_text(PAGE.read_text())
+@pytest.mark.parametrize("name", PAGES)
+def test_page_is_up_to_date(tmp_path: Path, name: str) -> None:
+    copy = tmp_path / name
+    copy.write_text((DOCS / name).read_text())
     assert not write_reference(copy), "run: python -m flows.docs"
 
 
@@ -21,6 +23,8 @@ def test_reference_has_every_section_of_a_study() -> None:
     records = {value for value in vars(study).values() if isinstance(value, type) and issubclass(value, BaseModel)}
     own = {record for record in records if record.__module__ in (study.__name__, "components.round_rules")}
     assert set(SECTIONS) == own - {study.Section}
+    records = {value for value in vars(plan).values() if isinstance(value, type) and issubclass(value, BaseModel)}
+    assert set(ANALYSIS_SECTIONS) == {record for record in records if record.__module__ == plan.__name__}
 
 
 def test_reference_says_what_may_stand_in_a_field() -> None:

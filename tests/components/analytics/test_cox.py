@@ -118,6 +118,21 @@ def test_risk_sums_are_refused_under_control_unless_grouping_was_agreed() -> Non
     assert 0 < abs(grouped.coefficients[0] - exact.coefficients[0]) < exact.errors[0]
 
 
+def test_how_few_patients_lack_a_covariate_is_not_the_difference_of_what_is_told() -> None:
+    frame = patients(3, 600)
+    frame["age"] = frame["age"].astype(float)
+    for few, told in ((2, 600), (12, 588)):
+        missing = frame.copy()
+        missing.loc[missing.index[:few], "age"] = np.nan
+        sites = {"a": missing}
+        found = analysed(sites, study(["a"], methods=["cox"], disclosure={"smallest_cell": 5})).cox
+        exact = analysed(sites, study(["a"], methods=["cox"])).cox
+        assert found is not None
+        assert exact is not None
+        assert (found.patients, exact.patients) == (told, 600 - few)
+        assert found.coefficients == exact.coefficients
+
+
 def test_a_site_with_too_few_rows_for_its_columns_is_left_out_and_named() -> None:
     frame = patients(3, 420)
     sites = split(frame, np.where(np.arange(420) < 24, 9, np.arange(420) % 2))

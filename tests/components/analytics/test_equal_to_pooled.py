@@ -115,7 +115,9 @@ def test_with_disclosure_control_the_methods_stratified_by_site_stay_exact() -> 
 def test_with_disclosure_control_curves_keep_their_totals_and_move_little() -> None:
     frame = patients(3, 600)
     sites = split(frame, np.arange(600) % 3)
-    free, held = (analysed(sites, study(list(sites), disclosure={"smallest_cell": cell})) for cell in (1, 5))
+    free, held = (
+        analysed(sites, study(list(sites), disclosure={"smallest_cell": cell}, horizon=120.0)) for cell in (1, 5)
+    )
     assert any("joined in groups" in note for note in held.notes)
     for exact, coarse in zip(free.exits, held.exits, strict=True):
         assert coarse.events.sum() == exact.events.sum()
@@ -123,4 +125,5 @@ def test_with_disclosure_control_curves_keep_their_totals_and_move_little() -> N
     grid = np.arange(0, 150, 5)
     gaps = [max(abs(a.at(t) - b.at(t)) for t in grid) for a, b in zip(free.survival, held.survival, strict=True)]
     assert 0 < max(gaps) < 0.08  # a group of 5 is that much of the 60 who are at risk in the end
-    assert abs(free.means[0].mean - held.means[0].mean) < 1.0
+    for exact_mean, coarse_mean in zip(free.means, held.means, strict=True):
+        assert abs(exact_mean.mean - coarse_mean.mean) < exact_mean.error / 2

@@ -7,6 +7,7 @@ from lifelines import AalenJohansenFitter, KaplanMeierFitter
 from lifelines.utils import restricted_mean_survival_time
 
 from components.analytics.disclosure import FREE
+from components.analytics.records import ArmExits
 from components.analytics.survival import (
     Exits,
     aalen_johansen,
@@ -15,6 +16,7 @@ from components.analytics.survival import (
     kaplan_meier,
     median_time,
     restricted_mean,
+    spread,
 )
 from components.analytics.table import open_cohort
 from tests.components.analytics.hospitals import analysis, columns, patients
@@ -81,6 +83,18 @@ def test_incidences_and_survival_add_up_to_one() -> None:
     exits = exits_of(rng.integers(1, 50, 150).tolist(), rng.integers(0, 3, 150).tolist())
     total = kaplan_meier(exits).values + aalen_johansen(exits, 0).values + aalen_johansen(exits, 1).values
     assert np.allclose(total, 1.0, atol=1e-12)
+
+
+def test_groups_that_are_spread_keep_their_totals_and_means() -> None:
+    groups = ArmExits(cells=[10, 20, 50, 90], events=[[5, 0, 7, 0], [0, 6, 0, 5]], censored=[0, 5, 0, 9])
+    found = spread(groups, 200)
+    for before, after in zip((*groups.events, groups.censored), (*found.events, found.censored), strict=True):
+        assert sum(after) == sum(before)
+        assert np.average(found.cells, weights=after) == pytest.approx(
+            np.average(groups.cells, weights=before), abs=0.3
+        )
+    assert max(found.events[0]) < 5
+    assert spread(ArmExits(cells=[0, 200], events=[[5, 5]], censored=[0, 0]), 200).cells == [0, 200]
 
 
 def test_an_event_at_time_zero_lowers_the_start() -> None:
