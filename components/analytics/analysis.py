@@ -158,6 +158,9 @@ def analyse(study: AnalysisStudy, ask: Ask) -> Results:
         found = replace(found, logrank=tests | stratified)
     if "cox" in wanted:
         found = replace(found, cox=_cox(asking, study.analysis))
+        if found.cox is not None and not found.cox.stratified and study.analysis.disclosure.controlled:
+            words = "The regression comes from risk sets over groups of patients in time, and is an approximation."
+            found = replace(found, notes=[*found.notes, f"Disclosure control: {words}"])
     if "meta_analysis" in wanted:
         found = _combine(found, asking)
     return found

@@ -9,7 +9,7 @@ import numpy as np
 
 from components.analytics.cox import derivatives, grouped_site, newton, risk_sums, site_risk_sums, site_score
 from components.analytics.cox_residuals import hazard_of, sum_residuals
-from components.analytics.design import build_design, coefficient_names, require_large_cells
+from components.analytics.design import build_design, coefficient_names, require_large_cells, told_counts
 from components.analytics.logrank import compare_arms
 from components.analytics.plan import ARM, Analysis, Disclosure
 from components.analytics.records import (
@@ -76,9 +76,10 @@ def own_effect(cohort: Cohort, analysis: Analysis, policy: Disclosure) -> SiteEf
         fit = newton(lambda at: derivatives(risk_sums(design, at), at, analysis.cox.ties), design.labels)
     except DataError as error:
         raise RefusedError(str(error)) from error
+    patients, events = told_counts(design, policy)
     return SiteEffect(
-        patients=len(design.cells),
-        events=int(design.events.sum()),
+        patients=patients,
+        events=events,
         coefficients=(fit.coefficients / design.scales).tolist(),
         standard_errors=(np.sqrt(np.diag(fit.covariance)) / design.scales).tolist(),
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,7 +23,7 @@ from components.analytics.answering import answer
 from components.analytics.cox import numbers_told
 from components.analytics.design import coefficient_names
 from components.analytics.disclosure import WithheldError
-from components.analytics.plan import ARM, AnalysisStudy, Disclosure
+from components.analytics.plan import ARM, Analysis, AnalysisStudy, Disclosure
 from components.analytics.records import (
     AnalysisAnswer,
     AnalysisRequest,
@@ -125,9 +126,10 @@ class SiteDesk:
         if self._cohort is None:
             cohort = open_cohort(read_table(self._place.file), self._study.analysis)
             members = self._fingerprints(cohort)
+            columns = declarations(self._study.analysis)
             if self.policy.controlled:
-                self._require_no_difference(members)
-            self._members = self._keep(members)
+                self._require_no_difference(members, columns)
+            self._members = self._keep(members, columns)
             self._cohort = cohort
         return self._cohort
 
@@ -141,8 +143,12 @@ class SiteDesk:
         found = b"".join(hashlib.blake2b(row.encode(), key=key, digest_size=8).digest() for row in cohort.rows)
         return np.unique(np.frombuffer(found, dtype=np.uint64))
 
-    def _require_no_difference(self, members: NDArray[np.uint64]) -> None:
-        """Refuse a cohort that differs from an earlier one by so few patients that a difference would tell of them."""
+    def _require_no_difference(self, members: NDArray[np.uint64], columns: Mapping[str, str]) -> None:
+        """Refuse a cohort from whose answers, less those of an earlier one, few patients could be told.
+
+        That is one which differs by few patients; or one with some of the same patients, whose columns are cut in
+        other bins, other levels or another grid of time: two cuts next to each other have few between them.
+        """
         smallest = self.policy.smallest_cell
         for entry in self._journal.find("cohort"):
             file = self._place.state / "cohorts" / entry.data["members"]
@@ -154,13 +160,20 @@ class SiteDesk:
                     f"the cohort differs from one that was told of before by fewer than {smallest} patients; the "
                     "difference of the answers would be theirs"
                 )
+            told: dict[str, str] = entry.data["columns"]
+            other = sorted(name for name in columns.keys() & told.keys() if columns[name] != told[name])
+            if other and len(np.intersect1d(members, before)):
+                raise WithheldError(
+                    f"column {', '.join(other)} of these patients was told of before with another range, other bins, "
+                    "levels or grid; ask for it as it was"
+                )
 
-    def _keep(self, members: NDArray[np.uint64]) -> str:
+    def _keep(self, members: NDArray[np.uint64], columns: Mapping[str, str]) -> str:
         """Remember a cohort; the file first, then the line that names it."""
         name = hashlib.sha256(members.tobytes()).hexdigest()
-        if self._journal.last("cohort", members=name) is None:
+        if self._journal.last("cohort", members=name, columns=dict(columns)) is None:
             write_whole(self._place.state / "cohorts" / name, members.tobytes())
-            self._journal.append("cohort", members=name, patients=len(members))
+            self._journal.append("cohort", members=name, patients=len(members), columns=dict(columns))
         return name
 
     def _count(self, question: Question, digest: str) -> None:
@@ -189,6 +202,16 @@ class SiteDesk:
             study=self._study.study,
             study_digest=self._study.digest,
         )
+
+
+def declarations(analysis: Analysis) -> dict[str, str]:
+    """Return how each column is cut into cells, as text: the grid of time, ranges and bins, levels."""
+    time = analysis.time
+    found = {time.column: f"{time.step:g} to {time.end:g}", analysis.arm.column: "/".join(sorted(analysis.arm.levels))}
+    for item in analysis.covariates:
+        cut = "/".join(sorted(item.levels)) if item.levels is not None else f"{item.range} in {item.bins}"
+        found[item.name] = cut
+    return found
 
 
 def _columns(study: AnalysisStudy) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from components.analytics.disclosure import FREE, WithheldError, is_small
+from components.analytics.disclosure import FREE, WithheldError, is_small, rounded
 from components.analytics.plan import Analysis, Disclosure
 from components.analytics.records import SiteExits, SiteLogrank
 from components.analytics.survival import Test, count_exits, groups_of, logrank_sums, logrank_test
@@ -30,6 +30,8 @@ def compare_arms(cohort: Cohort, analysis: Analysis, policy: Disclosure) -> Site
         raise WithheldError(f"an arm has fewer than {policy.smallest_cell} patients, or patients with an event")
     groups = groups_of({"": count_exits(cohort, analysis, FREE)}, analysis)
     observed, expected, covariance = logrank_sums(groups, 0)
+    told = np.array([rounded(int(count), policy) for count in observed], dtype=float)
+    observed, expected = told, expected + told - observed  # the test looks at the difference, which stays exact
     return SiteLogrank(observed=observed.tolist(), expected=expected.tolist(), covariance=covariance.tolist())
 
 

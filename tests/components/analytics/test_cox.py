@@ -116,6 +116,8 @@ def test_risk_sums_are_refused_under_control_unless_grouping_was_agreed() -> Non
     assert grouped is not None
     assert exact is not None
     assert 0 < abs(grouped.coefficients[0] - exact.coefficients[0]) < exact.errors[0]
+    whole = study(list(sites), methods=["cox"], cox=cox, disclosure=agreed)
+    assert any("risk sets over groups" in note for note in analysed(sites, whole).notes)
 
 
 def test_how_few_patients_lack_a_covariate_is_not_the_difference_of_what_is_told() -> None:

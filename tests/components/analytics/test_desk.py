@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 
 from components.analytics.plan import AnalysisStudy, Disclosure
-from components.analytics.records import AskExits, AskScore, AskSummary
+from components.analytics.records import AskEffect, AskExits, AskLogrank, AskScore, AskSummary
 from components.errors import JournalError
-from tests.components.analytics.hospitals import asked, desk, patients, study
+from tests.components.analytics.hospitals import COVARIATES, asked, desk, patients, study
 
 CONTROL = {"smallest_cell": 5}
 
@@ -53,6 +53,46 @@ def test_one_patient_more_in_the_table_is_a_difference_too(tmp_path: Path) -> No
         assert asked(before, whole, AskSummary()).status == "done"
     with desk(tmp_path, frame, whole) as after:
         assert asked(after, whole, AskSummary()).status == "withheld"
+
+
+def test_other_bins_or_another_grid_over_the_same_patients_are_a_difference_too(tmp_path: Path) -> None:
+    frame, whole = patients(1, 200), controlled()
+    with desk(tmp_path, frame, whole) as at:
+        assert asked(at, whole, AskSummary()).status == "done"
+    finer = controlled(covariates=[{"name": "age", "range": [18.0, 100.0], "bins": 101}, COVARIATES[1]])
+    longer = controlled(time={"column": "time", "unit": "days", "end": 201.0})
+    fewer = controlled(covariates=[COVARIATES[1]], methods=["summary"])
+    for other, status, column in ((finer, "withheld", "age"), (longer, "withheld", "time"), (fewer, "done", "")):
+        with desk(tmp_path, frame, other) as at:
+            answer = asked(at, other, AskSummary())
+        assert answer.status == status
+        assert not column or f"column {column} of these patients was told of before" in answer.reason
+
+
+def test_every_count_leaves_rounded_and_the_test_stays_exact(tmp_path: Path) -> None:
+    frame, answers = patients(1, 203), {}
+    for base in (1, 5):
+        whole = study(["north"], disclosure={**CONTROL, "rounding": base})
+        with desk(tmp_path / str(base), frame, whole) as at:
+            questions = [
+                AskSummary(),
+                AskExits(),
+                AskLogrank(),
+                AskScore(covariates=["arm"], coefficients=[0.0]),
+                AskEffect(),
+            ]
+            answers[base] = [asked(at, whole, question).finding for question in questions]
+    summary, exits, logrank, score, effect = answers[5]
+    counts = [arm.patients for arm in summary.arms]
+    counts += [count for arm in summary.arms for number in arm.numbers.values() for count in number.counts]
+    counts += [count for arm in summary.arms for item in arm.categories.values() for count in item.counts]
+    counts += [count for arm in exits.arms for row in (*arm.events, arm.censored) for count in row]
+    counts += [*logrank.observed, score.patients, score.events, effect.patients, effect.events]
+    assert [count for count in counts if count % 5] == []
+    exact = answers[1][2]
+    gaps = [np.subtract(found.observed, found.expected) for found in (logrank, exact)]
+    assert np.allclose(*gaps, atol=1e-12)
+    assert logrank.covariance == exact.covariance
 
 
 def test_without_control_differences_are_nobodys_business(tmp_path: Path) -> None:
