@@ -55,6 +55,33 @@ def test_efron_and_breslow_differ_with_ties_only() -> None:
         assert (abs(efron[0] - breslow[0]) < 1e-9) == same
 
 
+def weighted_score(w: np.ndarray, b: np.ndarray, rows: np.ndarray, times: np.ndarray, died: np.ndarray) -> np.ndarray:
+    """Efron's score where each patient counts `w` times: what one more of a patient would add is its residual."""
+    risk, total = w * np.exp(rows @ b), np.zeros(len(b))
+    for time in np.unique(times[died]):
+        at, tied = times >= time, (times == time) & died
+        total += w[tied] @ rows[tied]
+        for place in range(tied.sum()):
+            shares = risk * (at - place / tied.sum() * tied)
+            total -= w[tied].mean() * (shares @ rows) / shares.sum()
+    return total
+
+
+@pytest.mark.parametrize("ties", [1, 20])
+def test_robust_errors_are_made_of_what_one_more_of_a_patient_adds(ties: int) -> None:
+    frame, step = patients(5, 80, ties=ties), 1e-5
+    found = regression(frame, covariates=["arm", "age"], stratify="none")
+    at, (rows, times, died) = found.fit.coefficients, naive(frame)
+    moves = step * np.eye(80)
+    residuals = [
+        (weighted_score(1 + move, at, rows, times, died) - weighted_score(1 - move, at, rows, times, died)) / (2 * step)
+        for move in moves
+    ]
+    squares = np.transpose(residuals) @ residuals
+    errors = np.sqrt(np.diag(found.fit.covariance @ squares @ found.fit.covariance)) / [1, 41]
+    assert np.allclose(found.robust_errors, errors, rtol=1e-6)
+
+
 def test_robust_errors_with_ties_equal_a_jackknife_closely() -> None:
     frame = patients(5, 150, ties=7)
     found = regression(frame, sites=1, covariates=["arm", "age"])
