@@ -8,8 +8,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from components.analytics.analysis import Regression, Results
+from components.analytics.analysis import Results
 from components.analytics.meta import Effect
+from components.analytics.regression import Regression
 from components.analytics.statistics import PooledCategory, Table1
 from components.analytics.survival import Curve, median_time
 

@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
-from components.analytics.analysis import Regression
 from components.analytics.plan import Disclosure
 from components.analytics.records import AskScore
+from components.analytics.regression import Regression
 from components.analytics.table import open_cohort
 from components.errors import DataError
 from tests.components.analytics.hospitals import analysed, analysis, columns, patients, split, study
