@@ -56,11 +56,13 @@ class PooledCategory:
         counts: Patients with each level, as far as they are told.
         missing: Without a value, as far as they are told.
         complete: By level, whether every site told its count; else it is a lower bound.
+        missing_complete: The same of `missing`.
     """
 
     counts: list[int]
     missing: int
     complete: list[bool]
+    missing_complete: bool
 
 
 @dataclass(frozen=True)
@@ -259,4 +261,5 @@ def _pool_categories(found: Sequence[CategorySummary], item: Covariate, *, whole
         counts=[sum(site.counts[level] or 0 for site in found) for level in levels],
         missing=sum(site.missing or 0 for site in found),
         complete=[whole and all(site.counts[level] is not None for site in found) for level in levels],
+        missing_complete=whole and all(site.missing is not None for site in found),
     )

@@ -100,7 +100,7 @@ def _table1(found: Results, table: Table1) -> Table:
             for level, words in enumerate(item.levels or []):
                 cells = [_share(each, level) for each in categories]
                 rows.append([item.name, words, *cells, *(nothing if level else differences)])
-            missing = [_at_least(each.missing, all(each.complete)) for each in categories]
+            missing = [_at_least(each.missing, each.missing_complete) for each in categories]
             rows.append([item.name, "missing", *missing, *nothing])
     header = ["variable", "statistic", *arms, *(f"difference, {arm}" for arm in arms[1:])]
     note = "Differences are standardised mean differences to the first arm. At least: a site keeps a small count back."

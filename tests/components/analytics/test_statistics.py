@@ -70,7 +70,8 @@ def test_a_level_with_few_patients_at_a_site_makes_the_count_a_lower_bound() -> 
     frame.loc[rare, "stage"] = "III"
     found = table({"a": frame, "b": patients(2, 300)}, disclosure={"smallest_cell": 5})
     drug = found.categories["stage"][1]
-    assert drug.complete[2] is False
+    assert drug.complete == [False, True, False]  # III is small, I is its complement
+    assert drug.missing_complete
     assert drug.counts[2] == (patients(2, 300).query("arm == 'drug'")["stage"] == "III").sum()
     assert np.isnan(found.differences["stage"][0])
 
