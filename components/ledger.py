@@ -178,6 +178,11 @@ class TrainingLedger:
     code_version: str = ""
 
     @property
+    def first_preparations(self) -> dict[str, Preparation]:
+        """What the sites found when the training began; those that came later are not among them."""
+        return {site: Preparation.model_validate(raw) for site, raw in self.started["preparations"].items()}
+
+    @property
     def members(self) -> list[str]:
         """Sites that belong to the training, ready or not, in the order of their names."""
         return sorted(self.preparations.keys() - self.left)

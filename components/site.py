@@ -88,6 +88,7 @@ class SiteRuntime:
         except WardRoundError as error:
             self._journal.append("not_ready", reason=str(error))
             return Preparation(site=self.setting.site, ready=False, reason=fit_to_leave(error))
+        records = self.setting.study.data.records
         self._journal.append("ready", items=data.counts.model_dump(), data_digest=data.digest)
         return Preparation(
             site=self.setting.site,
@@ -95,6 +96,7 @@ class SiteRuntime:
             items=data.counts,
             data_digest=data.digest,
             class_counts={str(split): counts for split, counts in data.class_counts.items()},
+            sums=None if records is None else data.table_sums(records),
             seconds=time.perf_counter() - started,
         )
 

@@ -1,0 +1,140 @@
+"""Risk from a table: one Lightning module for binary, multiclass and multilabel outcomes of patients.
+
+The module takes rows as they are in the table (NaN where a value is missing): filling, scaling and one column for
+each category are a part of it, so that they travel with the weights and are in what is registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from models.base import Objective, OptimizerSettings, seeded
+from models.classification import Classifier
+from models.network_arguments import LogisticRegressionArguments, MLPArguments, check_arguments
+
+
+@dataclass(frozen=True)
+class TableArchitecture:
+    """A network by name, and the columns it takes.
+
+    Attributes:
+        name: A name of the closed table, ``LogisticRegression`` or ``MLP``.
+        categories: For each column the number of its categories; 0 for a number, 2 for a boolean.
+        indicators: For each column whether the network is told that the value was missing.
+        arguments: The network's own arguments; checked by `models.network_arguments.check_arguments`.
+    """
+
+    name: str
+    categories: Sequence[int]
+    indicators: Sequence[bool]
+    arguments: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        if len(self.categories) != len(self.indicators) or not self.categories:
+            raise ValueError("categories and indicators need one entry for each column, and one column at least")
+
+
+class TableInput(nn.Module):
+    """Rows of a table to inputs of a network: filled, scaled, one input for each category but the first.
+
+    Its values (`fill`, `mean`, `scale`, each [F]) are fitted once, for all sites; they are not trained.
+
+    Args:
+        categories: As of `TableArchitecture`.
+        indicators: As of `TableArchitecture`.
+    """
+
+    fill: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, categories: Sequence[int], indicators: Sequence[bool]) -> None:
+        super().__init__()
+        self.categories, self.indicators = tuple(categories), tuple(indicators)
+        self.register_buffer("fill", torch.zeros(len(categories)))
+        self.register_buffer("mean", torch.zeros(len(categories)))
+        self.register_buffer("scale", torch.ones(len(categories)))
+
+    @property
+    def width(self) -> int:
+        """Number of inputs of the network."""
+        return sum(max(count - 1, 1) for count in self.categories) + sum(self.indicators)
+
+    def set_fitted(self, fill: Sequence[float], mean: Sequence[float], scale: Sequence[float]) -> None:
+        """Take over what was fitted.
+
+        Raises:
+            ValueError: If there is not one value for each column.
+        """
+        for buffer, values in ((self.fill, fill), (self.mean, mean), (self.scale, scale)):
+            if len(values) != len(buffer):
+                raise ValueError(f"{len(values)} values were fitted for {len(buffer)} columns")
+            buffer.copy_(torch.tensor(values, dtype=torch.float64))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return inputs [N, width] of rows [N, F]; NaN is missing, a category is its place."""
+        absent = torch.isnan(rows)
+        filled = (torch.where(absent, self.fill, rows) - self.mean) / self.scale
+        parts = []
+        for place, count in enumerate(self.categories):
+            column = filled[:, place]
+            if count > 2:  # the first is what the others are compared with: their sum would else be a constant
+                parts.append(F.one_hot(column.round().long().clamp(0, count - 1), count)[:, 1:].to(rows.dtype))
+            else:
+                parts.append(column.unsqueeze(1))
+        told = [absent[:, place].unsqueeze(1).to(rows.dtype) for place, asked in enumerate(self.indicators) if asked]
+        return torch.cat([*parts, *told], dim=1)
+
+
+class RiskModel(Classifier):
+    """A network that predicts an outcome from a patient's record, its loss and its optimiser.
+
+    Args:
+        architecture: The network and the columns it takes.
+        objective: What is predicted, and how unequal classes are handled.
+        optimizer: What it is trained with.
+        seed: Seed of the first weights; see `models.classification.ImageClassifier`.
+
+    Raises:
+        ValueError: If the network's arguments are wrong.
+    """
+
+    def __init__(
+        self, architecture: TableArchitecture, *, objective: Objective, optimizer: OptimizerSettings, seed: int
+    ) -> None:
+        super().__init__(objective, optimizer)
+        self.architecture = architecture
+        self.inputs = TableInput(architecture.categories, architecture.indicators)
+        self.network = seeded(seed, lambda: build_table_network(architecture, self.inputs.width, objective.logits))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return logits [N, K] of rows [N, F], NaN where a value is missing; K is 1 for a binary task."""
+        return self.network(self.inputs(rows))  # type: ignore[no-any-return]
+
+
+def build_table_network(architecture: TableArchitecture, inputs: int, outputs: int) -> nn.Module:
+    """Build a network that maps [N, inputs] to logits [N, outputs]; its first weights are drawn from torch's generator.
+
+    Raises:
+        ValueError: If an argument is unknown, mistyped or out of range, or there is no such network for tables.
+    """
+    chosen = check_arguments(architecture.name, architecture.arguments)
+    if isinstance(chosen, LogisticRegressionArguments):
+        layer = nn.Linear(inputs, outputs)
+        nn.init.zeros_(layer.weight)  # its loss has one lowest point: no chance is needed to find it
+        nn.init.zeros_(layer.bias)
+        return layer
+    if not isinstance(chosen, MLPArguments):
+        raise ValueError(f"{architecture.name} takes images; a table needs LogisticRegression or MLP")
+    layers: list[nn.Module] = []
+    for before, width in zip((inputs, *chosen.widths), chosen.widths, strict=False):
+        layers.append(nn.Linear(before, width))
+        layers += [nn.BatchNorm1d(width)] if chosen.norm == "batch" else []
+        layers += [nn.ReLU(), nn.Dropout(chosen.dropout)]
+    return nn.Sequential(*layers, nn.Linear(chosen.widths[-1], outputs))
