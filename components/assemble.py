@@ -127,6 +127,7 @@ def study_mistakes(study: Study) -> list[Mistake]:
         _precision(study),
         _column(study),
         *_columns(study),
+        _external(study),
         *_records(study),
     ]
     return [Mistake(undotted(field), text, undotted(field)) for field, text in found if text]
@@ -280,6 +281,18 @@ def _columns(study: Study) -> list[tuple[str, str]]:
     return found
 
 
+def _external(study: Study) -> tuple[str, str]:
+    """Refuse to leave a site out where the others could not train without it."""
+    rounds, total = study.rounds, number_of_sites(study) or 2
+    needed = max(rounds.updates_needed or 1, rounds.selection.count or 1)
+    text = ""
+    if rounds.mode == "async":
+        text = "given leave_one_site_out; must be none with rounds.mode: async: its trainings go round by round"
+    elif total - 1 < needed:
+        text = f"given leave_one_site_out; a round needs {needed} sites, and {total - 1} are left without one"
+    return "evaluate.external", text if study.evaluate.external != "none" else ""
+
+
 def _records(study: Study) -> list[tuple[str, str]]:
     """Refuse what a study of tables cannot have, and what only one of them can."""
     records, name, evaluate = study.data.records, study.network.name, study.evaluate
@@ -288,8 +301,6 @@ def _records(study: Study) -> list[tuple[str, str]]:
     if (records is not None) != (name in TABULAR):
         allowed = tables if records is not None else images
         found.append(("network.name", f"given {name}; must be one of {allowed} with data.source: {study.data.source}"))
-    if evaluate.external != "none" and number_of_sites(study) == 1:
-        found.append(("evaluate.external", "leave_one_site_out needs two sites at least"))
     if records is None:
         text = "belongs to data.source: records; leave it out for images"
         return [*found, ("evaluate.subgroups", text if evaluate.subgroups else "")]

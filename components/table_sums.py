@@ -116,7 +116,7 @@ def check_table_sums(records: Records, sums: TableSums | None, site: str) -> Non
     Raises:
         RefusedError: Naming site and feature.
     """
-    if sums is None or list(sums.features) != [feature.name for feature in records.features]:
+    if sums is None or sums.features.keys() != {feature.name for feature in records.features}:
         raise RefusedError(f"{site}: its sums are not those of the study's features; has it the same version of it?")
     for feature in records.features:
         found = sums.features[feature.name]

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -38,7 +38,7 @@ from flows.prefect_errors import prefect_errors
 from flows.progress import Watcher
 from flows.readiness import fitted_to, require_metric, require_quorum
 from flows.recorder import Recorder, open_recorder
-from flows.results import Results, test_results
+from flows.results import External, Results, external_results, test_results
 from flows.signals import Interruptible, run_stoppable
 from flows.version import code_version
 
@@ -78,12 +78,14 @@ class TrainingOutcome:
         training: Identifier of the training.
         result: What the flow returned: reason, best round, its version, the champion.
         tests: Test metrics by site (and `flows.results.ALL_SITES`), then model, then metric.
+        external: Metrics by the site left out (and `flows.results.ALL_SITES`); empty if none was.
     """
 
     study: Study
     training: str
     result: dict[str, Any]
     tests: Results
+    external: External = field(default_factory=dict)
 
 
 def run_training(
@@ -350,7 +352,8 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
         return outcome
 
     result = run_stoppable(run, session.stop)
-    return TrainingOutcome(parts.study, ledger.training, result, test_results(parts.study, ledger, folder))
+    tests = test_results(parts.study, ledger, folder)
+    return TrainingOutcome(parts.study, ledger.training, result, tests, external_results(parts.study, ledger, folder))
 
 
 def _stop_soon(loop: asyncio.AbstractEventLoop, session: Session) -> None:
