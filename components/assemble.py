@@ -128,6 +128,7 @@ def study_mistakes(study: Study) -> list[Mistake]:
         _column(study),
         *_columns(study),
         _external(study),
+        *_newton(study),
         *_records(study),
     ]
     return [Mistake(undotted(field), text, undotted(field)) for field, text in found if text]
@@ -279,6 +280,28 @@ def _columns(study: Study) -> list[tuple[str, str]]:
     if len(set(used)) != len(used):
         found.append(("data.columns", f"columns must differ from each other, given {', '.join(used)}"))
     return found
+
+
+def _newton(study: Study) -> list[tuple[str, str]]:
+    """Refuse what an exact Newton step cannot be of: it is that of the mean cross-entropy of all rows."""
+    if study.local.method != "newton":
+        return []
+    weighting = study.strategy.hyperparameters.get("weighting", "samples")
+    needed: list[tuple[str, object, object]] = [
+        ("network.name", study.network.name, "LogisticRegression"),
+        ("task.kind", study.task.kind, "binary"),
+        ("task.imbalance", study.task.imbalance, "none"),
+        ("strategy.name", study.strategy.name, "FedAvg"),
+        ("strategy.weighting", weighting, "samples"),
+        ("rounds.mode", study.rounds.mode, "sync"),
+        ("rounds.late", study.rounds.late, "drop"),
+        ("local.epochs", study.local.epochs, 1),
+    ]
+    return [
+        (field, f"given {given}; must be {wanted} with local.method: newton")
+        for field, given, wanted in needed
+        if given != wanted
+    ]
 
 
 def _external(study: Study) -> tuple[str, str]:

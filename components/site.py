@@ -29,6 +29,7 @@ from components.training.evaluate import BATCH_SIZE, evaluate_site
 from components.training.exchanged_entries import exchanged_entries, read_entries
 from components.training.local import SiteResult, TrainingOrder, load_entries, train_site
 from components.training.memory import TOO_SMALL, fit_in_memory, is_out_of_memory
+from components.training.newton import newton_site
 from components.training.personal import load_personal, save_personal
 from components.training.progress import Pace, Tell
 from components.weights import Weights
@@ -199,7 +200,9 @@ class SiteRuntime:
     def _fit(self, order: Order, data: SiteData, parts: int) -> SiteResult:
         """Train from the order's weights, with each batch in so many parts."""
         module = self._module() if parts == 1 else self._load(order)  # an attempt before this one changed them
-        training = replace(self._training_order(order), parts=parts)
+        training, local = replace(self._training_order(order), parts=parts), self.setting.study.local
+        if local.method == "newton":
+            return newton_site(module, data, ridge=local.optimizer.weight_decay, seed=training.seed)
         return train_site(module, data, training, tell=self._telling(order))
 
     def _telling(self, order: Order) -> Tell | None:

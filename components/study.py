@@ -263,6 +263,9 @@ class LocalTraining(Section):
     """What a site does in one round.
 
     Attributes:
+        method: ``gradient`` (the optimiser, on batches), or ``newton``: for LogisticRegression and FedAvg, one exact
+            Newton step a round, from the second on; what all rows in one place would give. Of the optimiser, only
+            `weight_decay` counts then, as a ridge.
         epochs: Passes over the site's training items (this or `steps`).
         steps: Optimiser steps (this or `epochs`).
         batch_size: Items per step; the last batch of an epoch may be smaller, or one larger.
@@ -271,6 +274,7 @@ class LocalTraining(Section):
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
     """
 
+    method: Literal["gradient", "newton"] = "gradient"
     epochs: Positive | None = None
     steps: Positive | None = None
     batch_size: Positive = 32
@@ -283,6 +287,11 @@ class LocalTraining(Section):
         if (self.epochs is None) == (self.steps is None):
             raise ValueError("give epochs or steps: exactly one of them")
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not asked for: digests of studies that do not have it stay what they were."""
+        return {key: value for key, value in write(self).items() if key != "method" or value != "gradient"}
 
 
 class Evaluation(Section):

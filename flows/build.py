@@ -66,7 +66,8 @@ def _build_risk_model(
 
     features = study.data.records.features if study.data.records else []
     columns = [feature.values for feature in features], [feature.indicator for feature in features]
-    architecture = TableArchitecture(study.network.name, *columns, study.network.arguments)
+    newton = study.local.method == "newton"
+    architecture = TableArchitecture(study.network.name, *columns, study.network.arguments, curvature=newton)
     seed = derive_seed(study.seed, "initial weights")
     module = RiskModel(architecture, objective=objective, optimizer=optimizer, seed=seed)
     if fitted is not None:
@@ -98,6 +99,7 @@ def export_file(study: Study) -> Path:
     what = {
         "network": study.network.model_dump(mode="json"),
         "task": [study.task.kind, len(study.task.classes)],
+        "method": study.local.method,
         "data": study.data.model_dump(mode="json", include=DECIDE_THE_PROGRAM),
         "code": [str(torch.__version__), version("monai"), *(path.read_text() for path in sorted(MODELS.glob("*.py")))],
     }

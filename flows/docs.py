@@ -19,9 +19,10 @@ from components import study
 
 BEGIN = "<!-- made by `python -m flows.docs`; do not edit below -->\n"
 SECTIONS = (
-    study.Study, study.Task, study.Network, study.Data, study.Splits, study.Site, study.VirtualSites,
+    study.Study, study.Task, study.Network, study.Data, study.Records, study.Feature, study.Splits, study.Site,
+    study.VirtualSites,
     study.StrategyChoice, study.Rounds, study.Convergence, study.Selection, study.LocalTraining,
-    study.Optimizer, study.Evaluation,
+    study.Optimizer, study.Evaluation, study.Subgroup,
 )  # fmt: skip
 
 

@@ -299,17 +299,18 @@ async def _compare(session: Session) -> None:
 
 async def _leave_one_site_out(session: Session) -> None:
     """Train once without each site, and judge that model there."""
-    study, found = session.study, session.ledger.first_preparations
+    study = session.study
 
     def initial(sites: Sequence[str]) -> InitialModel:
-        fitted = fitted_to(study, {site: found[site] for site in sites})
+        fitted = fitted_to(study, {site: session.ledger.preparations[site] for site in sites})
         return session.dispatcher.initialise(study, fitted).result()
 
+    items = {site: session.ledger.preparations[site].items for site in session.sites}
     rotation = Rotation(
         study=study,
         strategy=session.strategy,
         training=session.training,
-        sites=session.sites,
+        items={site: found.usable for site, found in items.items() if found is not None},
         initial=initial,
         dispatcher=session,
         store=session.store,

@@ -100,12 +100,6 @@ def _done(preparation: Preparation) -> Future[Preparation]:
 
 def _require_federated(study: Study) -> None:
     """Refuse what would need the data in one place."""
-    if study.evaluate.external != "none":
-        raise StudyError(
-            "evaluate.external is leave_one_site_out, whose trainings wait for every site without a deadline: they run "
-            "in a simulation so far. Leave it out, or --set evaluate.external=none",
-            field="evaluate.external",
-        )
     if study.evaluate.compare:
         raise StudyError(
             f"evaluate.compare is {study.evaluate.compare}, which needs all data in one place: give an empty list, "

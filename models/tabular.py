@@ -18,6 +18,8 @@ from models.base import Objective, OptimizerSettings, seeded
 from models.classification import Classifier
 from models.network_arguments import LogisticRegressionArguments, MLPArguments, check_arguments
 
+FLATTEST = 1e-9  # of the largest eigenvalue: below it a curvature kept in float32 has no inverse to speak of
+
 
 @dataclass(frozen=True)
 class TableArchitecture:
@@ -28,12 +30,14 @@ class TableArchitecture:
         categories: For each column the number of its categories; 0 for a number, 2 for a boolean.
         indicators: For each column whether the network is told that the value was missing.
         arguments: The network's own arguments; checked by `models.network_arguments.check_arguments`.
+        curvature: Whether a logistic regression keeps gradient and curvature of its loss, for Newton steps.
     """
 
     name: str
     categories: Sequence[int]
     indicators: Sequence[bool]
     arguments: Mapping[str, Any]
+    curvature: bool = False
 
     def __post_init__(self) -> None:
         if len(self.categories) != len(self.indicators) or not self.categories:
@@ -92,6 +96,56 @@ class TableInput(nn.Module):
         return torch.cat([*parts, *told], dim=1)
 
 
+class NewtonLinear(nn.Linear):
+    r"""A logistic regression's logits, with gradient and curvature of the mean cross-entropy beside its weights.
+
+    With rows :math:`x_i` (a 1 appended), chances :math:`p_i` and labels :math:`y_i`,
+
+    .. math:: g = \frac1n\sum_i (p_i - y_i)\,x_i,\qquad H = \frac1n\sum_i p_i (1 - p_i)\,x_i x_i^T
+
+    Both are means over rows, so the mean of sites' values, weighted by rows, is that of all rows in one place.
+
+    Args:
+        inputs: Number of inputs, D; there is one output.
+    """
+
+    gradient: Tensor
+    curvature: Tensor
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(inputs, 1)
+        self.register_buffer("gradient", torch.zeros(inputs + 1))
+        self.register_buffer("curvature", torch.zeros(inputs + 1, inputs + 1))
+
+    @torch.no_grad()
+    def take_step(self, ridge: float) -> None:
+        r"""Take the Newton step of what was measured; none, if nothing was.
+
+        .. math:: w - (H + \lambda I)^{-1} (g + \lambda w)
+
+        Raises:
+            ValueError: If the curvature cannot be inverted.
+        """
+        if not self.curvature.any():
+            return
+        now = torch.cat([self.weight[0], self.bias]).double()
+        curvature = self.curvature.double() + ridge * torch.eye(len(now), dtype=torch.float64)
+        values = torch.linalg.eigvalsh(curvature)
+        if not values[0] > FLATTEST * values[-1]:
+            raise ValueError("the curvature of the loss cannot be inverted")
+        step = torch.linalg.solve(curvature, self.gradient.double() + ridge * now)
+        self.weight.copy_((now - step)[:-1].unsqueeze(0))
+        self.bias.copy_((now - step)[-1:])
+
+    @torch.no_grad()
+    def measure(self, inputs: Tensor, labels: Tensor) -> None:
+        """Keep gradient and curvature at the present weights, over inputs [N, D] and labels [N]."""
+        rows = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1).double()
+        chance = torch.sigmoid(rows @ torch.cat([self.weight[0], self.bias]).double())
+        self.gradient.copy_(rows.T @ (chance - labels.double()) / len(rows))
+        self.curvature.copy_((rows.T * (chance * (1 - chance))) @ rows / len(rows))
+
+
 class RiskModel(Classifier):
     """A network that predicts an outcome from a patient's record, its loss and its optimiser.
 
@@ -117,6 +171,18 @@ class RiskModel(Classifier):
         """Return logits [N, K] of rows [N, F], NaN where a value is missing; K is 1 for a binary task."""
         return self.network(self.inputs(rows))  # type: ignore[no-any-return]
 
+    def newton(self, rows: Tensor, labels: Tensor, ridge: float) -> None:
+        """Take the step of what was measured before, and measure again, on rows [N, F] and labels [N].
+
+        Raises:
+            ValueError: If the network keeps no curvature, or it cannot be inverted.
+        """
+        if not isinstance(self.network, NewtonLinear):
+            raise ValueError("Newton steps need a logistic regression that keeps its curvature")
+        self.network.take_step(ridge)
+        with torch.no_grad():
+            self.network.measure(self.inputs(rows), labels)
+
 
 def build_table_network(architecture: TableArchitecture, inputs: int, outputs: int) -> nn.Module:
     """Build a network that maps [N, inputs] to logits [N, outputs]; its first weights are drawn from torch's generator.
@@ -126,7 +192,7 @@ def build_table_network(architecture: TableArchitecture, inputs: int, outputs: i
     """
     chosen = check_arguments(architecture.name, architecture.arguments)
     if isinstance(chosen, LogisticRegressionArguments):
-        layer = nn.Linear(inputs, outputs)
+        layer = NewtonLinear(inputs) if architecture.curvature else nn.Linear(inputs, outputs)
         nn.init.zeros_(layer.weight)  # its loss has one lowest point: no chance is needed to find it
         nn.init.zeros_(layer.bias)
         return layer
