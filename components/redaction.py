@@ -21,7 +21,7 @@ _READ = 2000  # characters that are looked at: more is no reason but a dump
 OUR_WORDS = frozenset({
     "data.columns", "data.columns.patient", "data.minimum_usable_fraction", "data.path", "data.records", "data.table",
     "evaluate.compare", "features.yaml", "hospital.yaml", "local.batch_size", "local.epochs",
-    "local.optimizer.learning_rate", "local.steps",
+    "local.optimizer.learning_rate", "local.optimizer.weight_decay", "local.steps",
     "minimum_usable_fraction", "quarantine.csv", "rounds.convergence", "rounds.convergence.metric", "rounds.quorum",
     "sites.count", "task.classes",
 })  # fmt: skip
