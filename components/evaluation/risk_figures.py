@@ -41,8 +41,8 @@ def decision_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) ->
     axes.plot(thresholds, benefit, color=INK, linewidth=2.6, label="all sites pooled", zorder=5)
     axes.plot(thresholds, everybody, color=DIAGONAL, linewidth=1.4, linestyle=(0, (5, 2)), label="treat everybody")
     axes.axhline(0, color=DIAGONAL, linewidth=1.4, linestyle=(0, (1, 2)), label="treat nobody")
-    prevalence = sum(pooled.positives[0]) / pooled.count
-    axes.set(xlim=(0, 1), ylim=(-0.1, max(0.1, 1.15 * prevalence)))
+    most = max(sum(sums.positives[0]) / sums.count for sums in [*found.values(), pooled])
+    axes.set(xlim=(0, 1), ylim=(-0.1, max(0.1, 1.05 * most)))
     titles(axes, "Decision curve", "score from which one acts", "net benefit, true positives a person")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **legend_style())
     return png(figure)
