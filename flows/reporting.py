@@ -13,7 +13,7 @@ from components.federation import Evaluation
 from components.files import storage_errors
 from components.rounds import ItemCounts, ScoreSums
 from components.study_file import dump_study
-from flows.results import ALL_SITES, Results, external_results, subgroup_results
+from flows.results import ALL_SITES, Results, external_results, subgroup_results, swapped
 from flows.session import Session
 from flows.version import code_version
 
@@ -86,6 +86,7 @@ def summarise(
         comparison={
             model: row[session.metric] for model, row in pooled.items() if session.metric in row and ":" not in model
         },
+        warnings=tuple(swapped(results)),
         subgroups=subgroup_results(study, tested),
         external=external.get(ALL_SITES, {}),
         figures=tuple(ReportFigure(*FIGURES[place], png) for place, png in figures.items() if place in FIGURES),

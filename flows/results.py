@@ -15,7 +15,7 @@ from rich.table import Table
 
 from components.comparison import POOLED
 from components.evaluation.histograms import add_sums
-from components.evaluation.intervals import Estimate
+from components.evaluation.intervals import Estimate, estimate_text
 from components.external import pooled_external
 from components.federation import Evaluation, metrics_of, subgroups_of
 from components.ledger import TrainingLedger
@@ -75,6 +75,21 @@ def subgroup_results(study: Study, tested: Evaluation) -> dict[str, dict[str, Es
     return {name: metrics_of(study, groups[name]) for name in subgroups_of(study) if name in groups}
 
 
+def swapped(results: Results) -> list[str]:
+    """Say which sites' test items the model ranks the wrong way round, while it is right on all of them together.
+
+    A site whose labels are swapped looks like that; nothing it sends before tells.
+    """
+    everywhere = results.get(ALL_SITES, {}).get("global", {}).get("auroc")
+    found = {site: row.get("global", {}).get("auroc") for site, row in results.items() if site != ALL_SITES}
+    return [
+        f"{site}: AUROC {estimate_text(item)}, below one half although it is {estimate_text(everywhere)} on all items "
+        "together: are its labels swapped?"
+        for site, item in found.items()
+        if item is not None and everywhere is not None and item.high < 0.5 < everywhere.low
+    ]
+
+
 def metrics_csv(first: str, found: External) -> str:
     """Return metrics as a CSV: a line for each name and metric, with interval and number of items."""
     text = io.StringIO()
@@ -132,6 +147,8 @@ def print_results(console: Console, study: Study, results: Results, external: Ex
         return
     metric = study.rounds.convergence.metric if study.rounds.convergence else "auroc"
     console.print(results_table(results, metric))
+    for text in swapped(results):
+        console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
     local = [row[metric] for name, row in results[ALL_SITES].items() if name.startswith("local:") and metric in row]
     if local:
         mean = sum(item.value for item in local) / len(local)

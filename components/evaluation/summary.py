@@ -92,6 +92,7 @@ class TrainingSummary:
         test: The champion's metrics on all test items together.
         undefined: Metrics that have no value there, with the reason.
         comparison: The watched metric on all test items, by model.
+        warnings: What somebody has to look at, as sentences.
         subgroups: By subgroup, the champion's metrics on the test items of the sites that may tell of it.
         external: Metrics on everybody's items, each judged by the model trained without his site.
         figures: Pictures.
@@ -122,6 +123,7 @@ class TrainingSummary:
     test: Mapping[str, Estimate]
     undefined: Mapping[str, str] = field(default_factory=dict)
     comparison: Mapping[str, Estimate] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     subgroups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     external: Mapping[str, Estimate] = field(default_factory=dict)
     figures: tuple[ReportFigure, ...] = ()

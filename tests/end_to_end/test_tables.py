@@ -1,6 +1,9 @@
 """A tabular study from its file to the registered model, in simulation; and what is said where tables are wrong."""
 
 import csv
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +23,7 @@ from components.study_file import load_study
 from components.sums_file import read_sums
 from flows import api
 from flows.prediction import predict_files
-from flows.results import ALL_SITES
+from flows.results import ALL_SITES, swapped
 from flows.run import TrainingOutcome
 from tests.references.tiny_table import FEATURES, SITES, Patient, patients, write_hospitals, write_study, write_table
 
@@ -153,6 +156,33 @@ def test_a_feature_with_one_value_everywhere_is_named_before_training(tmp_path: 
     folder = write_hospitals(tmp_path, lambda _, rows: [row | {"age": 50} for row in rows])
     with pytest.raises(DataError, match=r"age has the same value in all rows of all sites.*Leave them out"):
         api.simulate(write_study(folder), home=tmp_path / "home", dispatcher="in-process")
+
+
+def test_swapped_labels_of_one_site_are_asked_about_at_the_end(tmp_path: Path) -> None:
+    other = {"well": "ill", "ill": "well"}
+
+    def swap(site: str, rows: list[Patient]) -> list[Patient]:
+        return [row | {"outcome": other[row["outcome"]]} for row in rows] if site == "east" else rows
+
+    folder = write_hospitals(tmp_path, swap)
+    outcome = api.simulate(write_study(folder), home=tmp_path / "home", dispatcher="in-process")
+    assert [text.partition(":")[0] for text in swapped(outcome.tests)] == ["east"]
+    assert "are its labels swapped?" in Path(outcome.result["report"]).read_text()
+
+
+def test_the_registered_model_needs_nothing_of_wardround(trained: Trained, tmp_path: Path) -> None:
+    model = next(path.parent for path in (trained.home / "artifacts").rglob("MLmodel"))
+    rows = patients("new", 5, seed=9)
+    code = (
+        "import json, sys, warnings; warnings.simplefilter('ignore')\n"
+        "import mlflow, pandas\n"
+        f"scores = mlflow.pyfunc.load_model({str(model)!r}).predict(pandas.DataFrame({rows!r}))\n"
+        "assert not {'components', 'flows', 'models'} & set(sys.modules), 'WardRound was imported'\n"
+        "print(json.dumps(scores['ill'].tolist()))"
+    )
+    done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout.splitlines()[-1])) == 5
 
 
 def test_separated_classes_train_and_are_said_to_have_no_slope(tmp_path: Path) -> None:
