@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from components.data.encoding import CellError, encode
 from components.data.listing import Row
 from components.errors import DataError, StudyError
@@ -41,7 +43,7 @@ def read_table(path: Path, data: Data, owner: str, *, labelled: bool = True) -> 
     file = path / data.table if path.is_dir() else path
     if not file.is_file():
         where = f"no {data.table} in its folder" if path.is_dir() else "its table is not there"
-        raise DataError(f"{owner}: {where}; put it there, or correct 'path' under sites and data.table in the study")
+        raise DataError(f"{owner}: {where}; put it there, or correct the path under sites, or data.table, in the study")
     require_agreement(file.parent / SITE_FEATURES, data.records, owner)
     lines = _read_parquet(file, owner) if _is_parquet(file) else _read_csv(file, data.records, owner)
     if not lines:
@@ -122,7 +124,11 @@ def require_agreement(path: Path, records: Records, owner: str) -> None:
         if feature.name not in own:
             wrong.append(f"{feature.name} is not in its {SITE_FEATURES}")
             continue
-        stated = Feature.model_validate({"name": feature.name, **_words(own[feature.name], feature)})
+        try:
+            stated = Feature.model_validate({"name": feature.name, **_words(own[feature.name], feature)})
+        except ValidationError:
+            wrong.append(f"{feature.name}: its {SITE_FEATURES} does not describe it as a study would")
+            continue
         for word in ("type", "unit", "code", "categories"):
             here, there = getattr(stated, word), getattr(feature, word)
             if word in own[feature.name] and here != there:

@@ -155,6 +155,7 @@ def test_parquet_gives_the_rows_of_the_csv(tmp_path: Path) -> None:
         ({"unit": "mmol/l"}, "chol: unit is mmol/l there, mg/dl in the study"),
         ({"type": "boolean"}, "chol: type is boolean there, numeric in the study"),
         ({"code": "LOINC 14647-2"}, "chol: code is LOINC 14647-2 there, none in the study"),
+        ({"type": "categorical"}, r"chol: its features\.yaml does not describe it as a study would"),
     ],
 )
 def test_a_hospitals_own_feature_file_must_agree_with_the_studys(
