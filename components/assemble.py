@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -21,7 +21,7 @@ from components.round_rules import Rounds
 from components.seeds import derive_seed
 from components.strategies import STRATEGIES, Strategy
 from components.strategies.table import ASYNCHRONOUS
-from components.study import Data, Study, VirtualSites
+from components.study import TABULAR, Data, NetworkName, Study, VirtualSites
 
 # What a round of one mode has that one of the other has not, and what is to be said of it.
 _ONLY_ASYNC = {
@@ -120,7 +120,17 @@ def check_study(study: Study) -> None:
 
 def study_mistakes(study: Study) -> list[Mistake]:
     """Return what does not go together in a study; empty if everything does."""
-    found = [_selection(study), _quorum(study), *_mode(study), _precision(study), _column(study), *_columns(study)]
+    found = [
+        _selection(study),
+        _quorum(study),
+        *_mode(study),
+        _precision(study),
+        _column(study),
+        *_columns(study),
+        _external(study),
+        *_newton(study),
+        *_records(study),
+    ]
     return [Mistake(undotted(field), text, undotted(field)) for field, text in found if text]
 
 
@@ -269,4 +279,64 @@ def _columns(study: Study) -> list[tuple[str, str]]:
     used = [name for key, name in data.columns.items() if name and (key, name) != ("patient", data.columns.get("file"))]
     if len(set(used)) != len(used):
         found.append(("data.columns", f"columns must differ from each other, given {', '.join(used)}"))
+    return found
+
+
+def _newton(study: Study) -> list[tuple[str, str]]:
+    """Refuse what an exact Newton step cannot be of: it is that of the mean cross-entropy of all rows."""
+    if study.local.method != "newton":
+        return []
+    weighting = study.strategy.hyperparameters.get("weighting", "samples")
+    needed: list[tuple[str, object, object]] = [
+        ("network.name", study.network.name, "LogisticRegression"),
+        ("task.kind", study.task.kind, "binary"),
+        ("task.imbalance", study.task.imbalance, "none"),
+        ("strategy.name", study.strategy.name, "FedAvg"),
+        ("strategy.weighting", weighting, "samples"),
+        ("rounds.mode", study.rounds.mode, "sync"),
+        ("rounds.late", study.rounds.late, "drop"),
+        ("local.epochs", study.local.epochs, 1),
+    ]
+    return [
+        (field, f"given {given}; must be {wanted} with local.method: newton")
+        for field, given, wanted in needed
+        if given != wanted
+    ]
+
+
+def _external(study: Study) -> tuple[str, str]:
+    """Refuse to leave a site out where the others could not train without it."""
+    rounds, total = study.rounds, number_of_sites(study) or 2
+    needed = max(rounds.updates_needed or 1, rounds.selection.count or 1)
+    text = ""
+    if rounds.mode == "async":
+        text = "given leave_one_site_out; must be none with rounds.mode: async: its trainings go round by round"
+    elif total - 1 < needed:
+        text = f"given leave_one_site_out; a round needs {needed} sites, and {total - 1} are left without one"
+    return "evaluate.external", text if study.evaluate.external != "none" else ""
+
+
+def _records(study: Study) -> list[tuple[str, str]]:
+    """Refuse what a study of tables cannot have, and what only one of them can."""
+    records, name, evaluate = study.data.records, study.network.name, study.evaluate
+    tables, images = (", ".join(sorted(names)) for names in (TABULAR, set(get_args(NetworkName)) - TABULAR))
+    found: list[tuple[str, str]] = []
+    if (records is not None) != (name in TABULAR):
+        allowed = tables if records is not None else images
+        found.append(("network.name", f"given {name}; must be one of {allowed} with data.source: {study.data.source}"))
+    if records is None:
+        text = "belongs to data.source: records; leave it out for images"
+        return [*found, ("evaluate.subgroups", text if evaluate.subgroups else "")]
+    if records.labels and sorted(records.labels) != sorted(study.task.classes):
+        given = ", ".join(records.labels)
+        found.append(("data.records.labels", f"given {given}; must name each of task.classes: {study.task.classes}"))
+    if study.data.augment:
+        found.append(("data.augment", "belongs to images; leave it out for data.source: records"))
+    features = {feature.name: feature for feature in records.features}
+    for place, subgroup in enumerate(evaluate.subgroups):
+        feature, field = features.get(subgroup.feature), f"evaluate.subgroups[{place}]"
+        if feature is None:
+            found.append((f"{field}.feature", f"given {subgroup.feature!r}; must be one of {', '.join(features)}"))
+        elif (feature.type == "numeric") != bool(subgroup.edges):
+            found.append((f"{field}.edges", f"go with a numeric feature, and {feature.name} is {feature.type}"))
     return found

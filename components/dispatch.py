@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Any, Protocol
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from components.rounds import Answer, ItemCounts, Name, Order, Record, Sha256
 from components.site_source import SiteSource
 from components.study import Study
+from components.table_sums import Fitted, TableSums
 
 
 class SiteSetting(Record):
@@ -69,6 +70,7 @@ class Preparation(Record):
         items: Expected, usable and quarantined items.
         data_digest: SHA-256 over the usable items, their labels and their preprocessing.
         class_counts: Items by class, for each split.
+        sums: Of a table: sums over its training rows.
         seconds: How long opening the data took.
     """
 
@@ -78,7 +80,13 @@ class Preparation(Record):
     items: ItemCounts | None = None
     data_digest: str = ""
     class_counts: dict[str, list[int]] = Field(default_factory=dict)
+    sums: TableSums | None = None
     seconds: float = 0.0
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what only a table has: of images, an older coordinator reads what a newer hospital says."""
+        return {key: value for key, value in write(self).items() if key != "sums" or value is not None}
 
 
 class Progress(Record):
@@ -113,8 +121,13 @@ class OrderDispatcher(Protocol):
 class Dispatcher(OrderDispatcher, Protocol):
     """Sends work to sites. Every call returns at once; errors arrive in the future."""
 
-    def initialise(self, study: Study) -> Future[InitialModel]:
-        """Build the study's network from its seed and put its weights into the exchange."""
+    def initialise(self, study: Study, fitted: Fitted | None = None) -> Future[InitialModel]:
+        """Build the study's network from its seed and put its weights into the exchange.
+
+        Args:
+            study: The study.
+            fitted: Of a table: what is done to its columns first; it becomes a part of the weights.
+        """
         ...
 
     def prepare(self, site: str) -> Future[Preparation]:

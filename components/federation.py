@@ -17,6 +17,7 @@ from components.dispatch import InitialModel
 from components.errors import RefusedError
 from components.evaluation.histograms import add_sums
 from components.evaluation.metrics import Estimate, estimate_metrics
+from components.evaluation.subgroups import group_names
 from components.exchange.store import FolderStore, Slot
 from components.rounds import Answer, Order, RoundPlan, ScoreSums, ServerState, Split, StateRef, Update
 from components.strategies import Strategy
@@ -257,6 +258,12 @@ def metrics_of(study: Study, sums: ScoreSums) -> dict[str, Estimate]:
     """Return the study's metrics of some sums."""
     task = study.task
     return dict(estimate_metrics(sums, kind=task.kind, threshold=task.threshold, classes=task.classes).items())
+
+
+def subgroups_of(study: Study) -> list[str]:
+    """Return the names of the subgroups that a study asks for, in its order."""
+    records = study.data.records
+    return [name for names in group_names(records, study.evaluate.subgroups) for name in names] if records else []
 
 
 def _nonce(plan: RoundPlan, site: str, *what: str) -> str:

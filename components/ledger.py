@@ -4,7 +4,8 @@ The journal is the truth; a ledger is a reading of it. The events of a training,
 
 ``training_started``, then for each round ``round_planned``, ``update_received`` or ``update_refused`` for
 each site, ``aggregated``, ``evaluated``, ``committed`` (may come during the next round), and at the end
-``tested``, ``compared`` and ``training_finished``, or ``cancelled``. ``training_resumed``, ``interrupted``,
+``tested``, ``compared``, ``externally_tested`` and ``training_finished``, or ``cancelled``.
+``training_resumed``, ``interrupted``,
 ``site_joined``, ``site_left`` and ``waiting`` (for a quorum) may stand anywhere between; ``asked_again`` (a site,
 for another attempt), ``late_update`` (one of an earlier round, used in this one), ``update_lost`` (one that was
 received and is damaged now) and ``weights_mended`` (they were damaged, and written again) within a round.
@@ -174,8 +175,14 @@ class TrainingLedger:
     in_flight: dict[str, RoundPlan] = field(default_factory=dict)
     tested: dict[str, Any] | None = None
     compared: dict[str, Any] | None = None
+    external: dict[str, Any] | None = None
     finished: dict[str, Any] | None = None
     code_version: str = ""
+
+    @property
+    def first_preparations(self) -> dict[str, Preparation]:
+        """What the sites found when the training began; those that came later are not among them."""
+        return {site: Preparation.model_validate(raw) for site, raw in self.started["preparations"].items()}
 
     @property
     def members(self) -> list[str]:
@@ -207,6 +214,8 @@ class TrainingLedger:
             self.tested = dict(data)
         elif event == "compared":
             self.compared = dict(data)
+        elif event == "externally_tested":
+            self.external = dict(data)
         elif event in ("training_finished", "cancelled"):
             self.finished = dict(data)
 

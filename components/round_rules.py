@@ -9,9 +9,15 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from components.rounds import Name
 from components.section import Fraction, Positive, Section
 
+Watched = Literal[
+    "auroc", "average_precision", "accuracy", "balanced_accuracy",
+    "sensitivity", "specificity", "brier", "calibration_error", "loss",
+]  # fmt: skip
+# The last two are best at 1 and 0, so that neither more nor less of them is better.
 Metric = Literal[
     "auroc", "average_precision", "accuracy", "balanced_accuracy",
     "sensitivity", "specificity", "brier", "calibration_error", "loss",
+    "calibration_slope", "calibration_intercept",
 ]  # fmt: skip
 
 
@@ -42,7 +48,7 @@ class Convergence(Section):
         min_delta: Smallest change that counts as an improvement.
     """
 
-    metric: Metric = "auroc"
+    metric: Watched = "auroc"
     mode: Literal["max", "min"] = "max"
     patience: Positive = 3
     min_delta: Annotated[float, Field(ge=0)] = 0.001

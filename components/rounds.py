@@ -9,7 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+)
 
 if TYPE_CHECKING:  # it brings torch, which a hospital's worker does without
     from components.weights import Weights
@@ -161,6 +168,7 @@ class ScoreSums(Record):
             multiclass; empty for multilabel.
         loss: Sum of the loss over items.
         count: Number of items.
+        groups: The sums of some of the items on their own, by the name of the subgroup; none where they are too few.
     """
 
     bins: Annotated[int, Field(ge=2, le=100_000)]
@@ -171,6 +179,12 @@ class ScoreSums(Record):
     confusion: list[list[int]]
     loss: float
     count: Annotated[int, Field(ge=0)]
+    groups: dict[str, ScoreSums] = Field(default_factory=dict)
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out subgroups where there are none: then an older end reads what a newer one says."""
+        return {key: value for key, value in write(self).items() if key != "groups" or value}
 
 
 class UpdateManifest(Record):

@@ -7,7 +7,7 @@ from order to order. It answers every order; nothing it raises leaves it but thr
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -16,10 +16,12 @@ from components.checks import change_norm, verify_finite
 from components.data.site_data import SiteData, open_site_data
 from components.dispatch import InitialModel, Preparation, Progress, SiteSetting
 from components.errors import DataError, RefusedError, WardRoundError, fit_to_leave
+from components.evaluation.histograms import Booleans
+from components.evaluation.subgroups import group_masks, group_names, may_be_told
 from components.exchange.store import FolderStore, Slot
 from components.failpoints import failpoint
 from components.journal import Journal
-from components.rounds import Answer, Order, UpdateManifest
+from components.rounds import Answer, Order, ScoreSums, UpdateManifest
 from components.seeds import derive_seed
 from components.study import Study
 from components.tracking.context import in_round
@@ -27,12 +29,14 @@ from components.training.evaluate import BATCH_SIZE, evaluate_site
 from components.training.exchanged_entries import exchanged_entries, read_entries
 from components.training.local import SiteResult, TrainingOrder, load_entries, train_site
 from components.training.memory import TOO_SMALL, fit_in_memory, is_out_of_memory
+from components.training.newton import newton_site
 from components.training.personal import load_personal, save_personal
 from components.training.progress import Pace, Tell
 from components.weights import Weights
 
 if TYPE_CHECKING:
     from pytorch_lightning import LightningModule
+    from torch import Tensor
 
 BuildModule = Callable[[Study], "LightningModule"]
 
@@ -88,6 +92,7 @@ class SiteRuntime:
         except WardRoundError as error:
             self._journal.append("not_ready", reason=str(error))
             return Preparation(site=self.setting.site, ready=False, reason=fit_to_leave(error))
+        records = self.setting.study.data.records
         self._journal.append("ready", items=data.counts.model_dump(), data_digest=data.digest)
         return Preparation(
             site=self.setting.site,
@@ -95,6 +100,7 @@ class SiteRuntime:
             items=data.counts,
             data_digest=data.digest,
             class_counts={str(split): counts for split, counts in data.class_counts.items()},
+            sums=None if records is None else data.table_sums(records),
             seconds=time.perf_counter() - started,
         )
 
@@ -194,7 +200,9 @@ class SiteRuntime:
     def _fit(self, order: Order, data: SiteData, parts: int) -> SiteResult:
         """Train from the order's weights, with each batch in so many parts."""
         module = self._module() if parts == 1 else self._load(order)  # an attempt before this one changed them
-        training = replace(self._training_order(order), parts=parts)
+        training, local = replace(self._training_order(order), parts=parts), self.setting.study.local
+        if local.method == "newton":
+            return newton_site(module, data, ridge=local.optimizer.weight_decay, seed=training.seed)
         return train_site(module, data, training, tell=self._telling(order))
 
     def _telling(self, order: Order) -> Tell | None:
@@ -261,8 +269,10 @@ class SiteRuntime:
             bins=study.evaluate.bins,
             threshold=study.task.threshold,
             device=study.local.device,
+            masks=_masks_of(study),
         )
         sums, parts = fit_in_memory(lambda parts: score(batch_size=BATCH_SIZE // parts), most_parts=BATCH_SIZE)
+        sums = _fit_to_be_told(study, sums)
         return Answer(
             kind="evaluate",
             site=order.site,
@@ -289,6 +299,24 @@ class SiteRuntime:
                 "items": counts,
             }
         )
+
+
+def _masks_of(study: Study) -> Callable[[Tensor], Mapping[str, Booleans]] | None:
+    """Return what says which rows are in which subgroup; None where the study asks for none."""
+    records, subgroups = study.data.records, study.evaluate.subgroups
+    return partial(group_masks, records, subgroups) if records is not None and subgroups else None
+
+
+def _fit_to_be_told(study: Study, sums: ScoreSums) -> ScoreSums:
+    """Leave out the subgroups that too few items stand behind."""
+    records = study.data.records
+    if records is None or not sums.groups:
+        return sums
+    told: dict[str, ScoreSums] = {}
+    for names in group_names(records, study.evaluate.subgroups):
+        groups = {name: sums.groups[name] for name in names}
+        told |= {name: groups[name] for name in may_be_told(sums, groups, records.smallest_cell)}
+    return sums.model_copy(update={"groups": told})
 
 
 def _slot(order: Order) -> Slot:

@@ -9,8 +9,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    SerializerFunctionWrapHandler,
+    Tag,
+    model_serializer,
+    model_validator,
+)
 
+from components.features import Feature as Feature
+from components.features import Records as Records
+from components.features import Subgroup as Subgroup
 from components.round_rules import Convergence as Convergence
 from components.round_rules import Metric as Metric
 from components.round_rules import Rounds as Rounds
@@ -19,7 +32,8 @@ from components.rounds import Name
 from components.section import Fraction, Positive, Section, Whole
 
 Column = Literal["file", "label", "patient", "split"]
-NetworkName = Literal["CNN", "DenseNet", "ResNet", "EfficientNet", "ViT"]
+NetworkName = Literal["CNN", "DenseNet", "ResNet", "EfficientNet", "ViT", "LogisticRegression", "MLP"]
+TABULAR: frozenset[NetworkName] = frozenset({"LogisticRegression", "MLP"})
 StrategyName = Literal["FedAvg", "FedProx", "FedBN", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"]
 
 
@@ -98,17 +112,20 @@ class Data(Section):
     """Where a site's items come from and what is done to each before the network sees it.
 
     Attributes:
-        source: ``datalist`` (MONAI datalist JSON), ``table`` (a folder and a CSV), ``folder`` (whatever
-            the site's folder holds: the datalist if there is one, else the table), or ``npz``
-            (MedMNIST-like arrays, for simulations).
+        source: Images: ``datalist`` (MONAI datalist JSON), ``table`` (a folder and a CSV that lists its images),
+            ``folder`` (whatever the site's folder holds: the datalist if there is one, else the table), or ``npz``
+            (MedMNIST-like arrays, for simulations). Health records: ``records`` (a CSV or Parquet file with a row for
+            each patient; `records` says what its columns are).
         path: For ``npz``: the file, relative to ``WARDROUND_DATA``, or a known data set's name. For the
             other sources with virtual sites: the one folder (relative to the study file) they are cut from.
         datalist: For ``datalist`` and ``folder``: file name of the datalist inside a site's folder.
-        table: For ``table`` and ``folder``: file name of the CSV inside a site's folder.
+        table: For ``table`` and ``folder``: file name of the CSV inside a site's folder. For ``records``: that of the
+            CSV or Parquet file, where a site's path is no file itself.
         columns: Names of the CSV's columns that hold the file, the label, the patient and (if not
             empty) a split. In a datalist, ``patient`` and ``split`` name keys of its items. An empty
             ``patient`` says that every item is a patient of its own.
-        spatial_size: Height, width (and depth) in pixels that every image is resampled to.
+        records: For ``records``: its columns.
+        spatial_size: Height, width (and depth) in pixels that every image is resampled to; left out for ``records``.
         channels: 1 for grey images, 3 for colour.
         modality: DICOM modalities accepted (``CR``, ``DX``, ``CT`` ...); empty accepts any.
         intensity: ``minmax`` (each image to [0, 1]); ``zscore`` (each image to mean 0, standard
@@ -122,12 +139,13 @@ class Data(Section):
             takes no part.
     """
 
-    source: Literal["datalist", "table", "folder", "npz"]
+    source: Literal["datalist", "table", "folder", "npz", "records"]
     path: str = ""
     datalist: str = "datalist.json"
     table: str = "items.csv"
     columns: dict[Column, str] = Field(default_factory=lambda: dict(_COLUMNS))
-    spatial_size: Annotated[list[Positive], Field(min_length=2, max_length=3)]
+    records: Records | None = None
+    spatial_size: Annotated[list[Positive], Field(min_length=2, max_length=3)] = Field(default_factory=list)
     channels: Literal[1, 3] = 1
     modality: list[str] = Field(default_factory=list)
     intensity: Literal["minmax", "zscore", "percentile", "window", "none"] = "minmax"
@@ -144,7 +162,19 @@ class Data(Section):
             raise ValueError("'window' (lowest, highest) goes with intensity: window, and only with it")
         if self.window is not None and not self.window[0] < self.window[1]:
             raise ValueError(f"window must be lowest < highest, given {self.window}")
+        if (self.source == "records") != (self.records is not None):
+            raise ValueError("records (the columns of the table) go with source: records, and only with it")
+        if (self.source == "records") == bool(self.spatial_size):
+            raise ValueError(
+                "spatial_size (height, width) is missing; it goes with images, and not with source: records"
+            )
         return self
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what a study of the other kind does not have: digests of studies of images stay what they were."""
+        absent = {"spatial_size"} if self.records is not None else {"records"}
+        return {key: value for key, value in write(self).items() if key not in absent}
 
 
 class Site(Section):
@@ -231,6 +261,9 @@ class LocalTraining(Section):
     """What a site does in one round.
 
     Attributes:
+        method: ``gradient`` (the optimiser, on batches), or ``newton``: for LogisticRegression and FedAvg, one exact
+            Newton step a round, from the second on; what all rows in one place would give. Of the optimiser, only
+            `weight_decay` counts then, as a ridge.
         epochs: Passes over the site's training items (this or `steps`).
         steps: Optimiser steps (this or `epochs`).
         batch_size: Items per step; the last batch of an epoch may be smaller, or one larger.
@@ -239,6 +272,7 @@ class LocalTraining(Section):
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
     """
 
+    method: Literal["gradient", "newton"] = "gradient"
     epochs: Positive | None = None
     steps: Positive | None = None
     batch_size: Positive = 32
@@ -252,6 +286,11 @@ class LocalTraining(Section):
             raise ValueError("give epochs or steps: exactly one of them")
         return self
 
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not asked for: digests of studies that do not have it stay what they were."""
+        return {key: value for key, value in write(self).items() if key != "method" or value != "gradient"}
+
 
 class Evaluation(Section):
     """How the global model is judged.
@@ -262,11 +301,23 @@ class Evaluation(Section):
             alone) and ``pooled`` (all items in one place; in simulations only).
         champion: Which best version may become champion: ``any``, or ``full_roster``, one whose round had an update
             of every site it asked.
+        subgroups: For ``records``: patients for whom the final model is judged on their own as well.
+        external: ``leave_one_site_out``: one more training for each hospital, without it, judged on all of that
+            hospital's items; ``none``.
     """
 
     bins: Annotated[int, Field(ge=10, le=10_000)] = 1000
     compare: list[Literal["local", "pooled"]] = Field(default_factory=list)
     champion: Literal["any", "full_roster"] = "any"
+    subgroups: list[Subgroup] = Field(default_factory=list)
+    external: Literal["none", "leave_one_site_out"] = "none"
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what is not asked for: digests of studies that do not have it stay what they were."""
+        absent = {"subgroups"} if not self.subgroups else set()
+        absent |= {"external"} if self.external == "none" else set()
+        return {key: value for key, value in write(self).items() if key not in absent}
 
 
 class Study(Whole):
@@ -298,3 +349,9 @@ class Study(Whole):
         if virtual and not self.data.path:
             raise ValueError(f"virtual sites are cut from one folder: give data.path for source {self.data.source}")
         return self
+
+
+def item_shape(study: Study) -> tuple[int, ...]:
+    """Return the shape of one item as the network takes it: channels and size of an image, or a table's columns."""
+    data = study.data
+    return (data.channels, *data.spatial_size) if data.records is None else (len(data.records.features),)

@@ -51,6 +51,7 @@ def load_study(
     """
     label = Path(path)
     document = read_yaml(label)
+    _include_features(document, label)
     options = _override(document, overrides or {}, label)
     if is_analysis(document):
         raise StudyError(f"{label}: it holds a section analysis, and trains nothing: wardround analyse {label}")
@@ -104,6 +105,10 @@ def study_schema() -> dict[str, Any]:
         choice["properties"] = {"name": {"const": name}} | choice["properties"]
         choices.append(choice | {"required": ["name"]} if name != "FedAvg" else choice)
     schema["$defs"]["StrategyChoice"] = {"title": "StrategyChoice", "oneOf": choices, "default": {"name": "FedAvg"}}
+    features = schema["$defs"]["Records"]["properties"]["features"]
+    schema["$defs"]["Records"]["properties"]["features"] = {
+        "anyOf": [features, {"type": "string", "description": "a YAML file beside the study with the list"}]
+    }
     # JSON Schema counts 1.0 as an integer, so a quorum of 1.0 is of two kinds there: any of them, not one.
     schema = dict(_any_of(schema))
     return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "WardRound study"}
@@ -114,6 +119,23 @@ def _any_of(schema: Any) -> Any:
     if isinstance(schema, dict):
         return {"anyOf" if key == "oneOf" else key: _any_of(value) for key, value in schema.items()}
     return [_any_of(part) for part in schema] if isinstance(schema, list) else schema
+
+
+def _include_features(document: Document, label: Path) -> None:
+    """Put the features that a file beside the study lists into the study, so that its digest covers them."""
+    data = document.value.get("data")
+    records = data.get("records") if isinstance(data, dict) else None
+    name = records.get("features") if isinstance(records, dict) else None
+    if not isinstance(records, dict) or not isinstance(name, str):
+        return
+    line = document.lines.get(("data", "records", "features"), 0)
+    try:
+        content = read_yaml(label.parent / name).value
+    except StudyError as error:
+        raise StudyError(f"{label}:{line}: data.records.features: {error}", "data.records.features") from None
+    if not isinstance(content.get("features"), list):
+        raise StudyError(f"{label}:{line}: {name} must hold 'features', a list of them", "data.records.features")
+    records["features"] = content["features"]
 
 
 def _override(document: Document, overrides: Mapping[str, Any], label: Path) -> dict[FieldPath, str]:

@@ -12,20 +12,29 @@ from typing import TYPE_CHECKING
 from components.errors import StudyError
 from components.files import storage_errors, write_whole
 from components.seeds import derive_seed
-from components.study import Study
+from components.study import Study, item_shape
 from flows.database_templates import cache_folder
 
 if TYPE_CHECKING:
-    from models.classification import ImageClassifier
+    from components.table_sums import Fitted
+    from models.base import Objective, OptimizerSettings
+    from models.classification import Classifier
+    from models.tabular import RiskModel
 
+# Fields of a study's data that the exported program depends on.
+DECIDE_THE_PROGRAM = {"spatial_size", "channels", "intensity", "window", "records"}
 MODELS = Path(__file__).resolve().parent.parent / "models"
 
 # models is imported inside the functions: it brings torch and Lightning, which a coordinator that only
 # checks a study, or that waits for its sites, does not need.
 
 
-def build_module(study: Study) -> ImageClassifier:
+def build_module(study: Study, fitted: Fitted | None = None) -> Classifier:
     """Build the study's network with the study's own initial weights.
+
+    Args:
+        study: The study.
+        fitted: Of a table: what is done to its columns first.
 
     Raises:
         StudyError: If the network refuses its arguments.
@@ -34,15 +43,36 @@ def build_module(study: Study) -> ImageClassifier:
     from models.classification import ImageClassifier
 
     chosen = study.local.optimizer
+    optimizer = OptimizerSettings(chosen.name, chosen.learning_rate, chosen.momentum, chosen.weight_decay)
+    objective = Objective(study.task.kind, len(study.task.classes), study.task.imbalance)
     try:
+        if study.data.records is not None:
+            return _build_risk_model(study, objective, optimizer, fitted)
         return ImageClassifier(
             Architecture(study.network.name, study.data.spatial_size, study.data.channels, study.network.arguments),
-            objective=Objective(study.task.kind, len(study.task.classes), study.task.imbalance),
-            optimizer=OptimizerSettings(chosen.name, chosen.learning_rate, chosen.momentum, chosen.weight_decay),
+            objective=objective,
+            optimizer=optimizer,
             seed=derive_seed(study.seed, "initial weights"),
         )
     except ValueError as error:
         raise StudyError(str(error), field="network.arguments") from None
+
+
+def _build_risk_model(
+    study: Study, objective: Objective, optimizer: OptimizerSettings, fitted: Fitted | None
+) -> RiskModel:
+    """Build the network of a table, with what was fitted to its columns."""
+    from models.tabular import RiskModel, TableArchitecture
+
+    features = study.data.records.features if study.data.records else []
+    columns = [feature.values for feature in features], [feature.indicator for feature in features]
+    newton = study.local.method == "newton"
+    architecture = TableArchitecture(study.network.name, *columns, study.network.arguments, curvature=newton)
+    seed = derive_seed(study.seed, "initial weights")
+    module = RiskModel(architecture, objective=objective, optimizer=optimizer, seed=seed)
+    if fitted is not None:
+        module.inputs.set_fitted(fitted.fill, fitted.mean, fitted.scale)
+    return module
 
 
 def check_network(study: Study) -> None:
@@ -69,7 +99,8 @@ def export_file(study: Study) -> Path:
     what = {
         "network": study.network.model_dump(mode="json"),
         "task": [study.task.kind, len(study.task.classes)],
-        "data": study.data.model_dump(mode="json", include={"spatial_size", "channels", "intensity", "window"}),
+        "method": study.local.method,
+        "data": study.data.model_dump(mode="json", include=DECIDE_THE_PROGRAM),
         "code": [str(torch.__version__), version("monai"), *(path.read_text() for path in sorted(MODELS.glob("*.py")))],
     }
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
@@ -84,12 +115,16 @@ def export_network(study: Study, file: Path) -> None:
     """
     import torch
 
-    from models.serving import ServedClassifier, export_program
+    from models.serving import ServedClassifier, ServedRisk, export_program
+    from models.tabular import RiskModel
 
-    served = ServedClassifier(
-        build_module(study).network, kind=study.task.kind, intensity=study.data.intensity, window=study.data.window
-    )
-    program = export_program(served, study.data.spatial_size, study.data.channels)
+    module, kind, data = build_module(study), study.task.kind, study.data
+    served: torch.nn.Module
+    if isinstance(module, RiskModel):
+        served = ServedRisk(module.inputs, module.network, kind=kind)
+    else:
+        served = ServedClassifier(module.network, kind=kind, intensity=data.intensity, window=data.window)
+    program = export_program(served, item_shape(study))
     content = io.BytesIO()
     torch.export.save(program, content)
     with storage_errors("write", file):

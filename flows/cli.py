@@ -199,12 +199,16 @@ def ui(
         "wardround predict models:/pneumonia@champion film.dcm other.png",
         "wardround predict models:/pneumonia/7 films/*.dcm --output scores.csv",
         "wardround predict models:/pneumonia@champion film.dcm --site site-1",
+        "wardround predict models:/heart@champion patients.csv -o scores.csv",
     )
 )
 def predict(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="For example models:/pneumonia@champion.")],
     files: Annotated[
-        list[Path], typer.Argument(metavar="FILES", help="DICOM, NIfTI, PNG or JPEG files; a folder is one series.")
+        list[Path],
+        typer.Argument(
+            metavar="FILES", help="DICOM, NIfTI, PNG or JPEG files; a folder is one series. CSV or Parquet tables."
+        ),
     ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the scores to this CSV file.")

@@ -12,6 +12,7 @@ from components.evaluation.figures import (
     participation_figure,
     roc_figure,
 )
+from components.evaluation.risk_figures import decision_figure, estimates_figure
 from components.federation import Evaluation, pool_sums
 from components.sums_file import read_sums
 from components.tracking.aliases import move_champion
@@ -19,7 +20,7 @@ from components.tracking.registry import RegisteredVersion, Registry
 from components.tracking.runs import Tracker
 from flows.recorder import flat
 from flows.reporting import write_report
-from flows.results import ALL_SITES, Results, test_results
+from flows.results import ALL_SITES, Results, external_results, metrics_csv, subgroup_results, test_results
 from flows.session import Session
 
 
@@ -47,6 +48,7 @@ def conclude(session: Session, tracker: Tracker, registry: Registry) -> dict[str
         tracker.log_bytes(place, content)
     report = write_report(session, results, figures, tested=tested, champion=champion.version)
     tracker.log_text("report.html", report.read_text(encoding="utf-8"))
+    _log_tables(session, tracker)
     tracker.finish("FINISHED", "converged" if progress.converged else "all rounds done")
     return {
         "version": version.version,
@@ -81,6 +83,7 @@ def training_figures(session: Session, results: Results, tested: Evaluation) -> 
         "figures/participation.png": participation_figure(participation(session)),
         "figures/test_roc.png": roc_figure(tested.by_site, tested.pooled),
         "figures/test_calibration.png": calibration_figure(tested.by_site, tested.pooled),
+        **_risk_figures(session, tested),
     }
     if ledger.compared is not None:
         shown = {
@@ -90,6 +93,36 @@ def training_figures(session: Session, results: Results, tested: Evaluation) -> 
         shown[ALL_SITES] = {m: e for m, e in shown[ALL_SITES].items() if not m.startswith("local:")}
         figures["figures/comparison.png"] = comparison_figure(session.metric, shown)
     return figures
+
+
+def _risk_figures(session: Session, tested: Evaluation) -> dict[str, bytes]:
+    """Draw what belongs to a risk model, and how models did at sites that they were trained without."""
+    figures, study = {}, session.study
+    if study.data.records is not None and study.task.kind == "binary" and tested.pooled.count:
+        figures["figures/decision.png"] = decision_figure(tested.by_site, tested.pooled)
+    groups = {name: found["auroc"] for name, found in subgroup_results(study, tested).items() if "auroc" in found}
+    if groups:
+        figures["figures/subgroups.png"] = estimates_figure("Subgroups", "AUROC", groups, tested.metrics.get("auroc"))
+    external = external_results(study, session.ledger, session.folder)
+    left_out = {site: found["auroc"] for site, found in external.items() if "auroc" in found and site != ALL_SITES}
+    if left_out:
+        title, whole = "At hospitals the model never saw", external[ALL_SITES].get("auroc")
+        figures["figures/external.png"] = estimates_figure(title, "AUROC", left_out, whole)
+    return figures
+
+
+def _log_tables(session: Session, tracker: Tracker) -> None:
+    """Record how each model did at the site it was trained without, and how the best round did in subgroups."""
+    external = external_results(session.study, session.ledger, session.folder)
+    number = session.progress().best_round
+    for site in sorted(set(external) & set(session.sites)):
+        tracker.log_round(number, flat("external", external[site]), site=site)
+    if external:
+        tracker.log_round(number, flat("external", external[ALL_SITES]))
+        tracker.log_text("tables/leave_one_site_out.csv", metrics_csv("left out", external))
+    groups = subgroup_results(session.study, tested_evaluation(session))
+    if groups:
+        tracker.log_text("tables/subgroups.csv", metrics_csv("group", groups))
 
 
 def participation(session: Session) -> dict[str, dict[int, Participation]]:

@@ -59,7 +59,7 @@ def print_outcome(console: Console, outcome: TrainingOutcome) -> None:
         soft_wrap=True,
     )
     console.print()
-    print_results(console, outcome.study, outcome.tests)
+    print_results(console, outcome.study, outcome.tests, outcome.external)
     console.print(f"Report: {escape(_short(Path(result['report'])))}", soft_wrap=True)
 
 

@@ -17,6 +17,7 @@ from components import errors
 from components.dispatch import Dispatcher, InitialModel, Preparation, Progress, SiteSetting
 from components.rounds import Answer, Order
 from components.study import Study
+from components.table_sums import Fitted
 from flows.early import SiteProcess, end_site_process, spawn_site_process, training_processes
 
 if TYPE_CHECKING:
@@ -42,9 +43,9 @@ class InProcessDispatcher:
         self._work = ThreadPoolExecutor(1, thread_name_prefix="sites")
         self._made: SiteHost | None = None
 
-    def initialise(self, study: Study) -> Future[InitialModel]:
+    def initialise(self, study: Study, fitted: Fitted | None = None) -> Future[InitialModel]:
         """See `components.dispatch.Dispatcher`."""
-        return self._work.submit(lambda: self._host().initialise(study))
+        return self._work.submit(lambda: self._host().initialise(study, fitted))
 
     def prepare(self, site: str) -> Future[Preparation]:
         """See `components.dispatch.Dispatcher`."""
@@ -176,9 +177,10 @@ class PoolDispatcher:
         for child in self._children:
             child.listen()
 
-    def initialise(self, study: Study) -> Future[InitialModel]:
+    def initialise(self, study: Study, fitted: Fitted | None = None) -> Future[InitialModel]:
         """See `components.dispatch.Dispatcher`."""
-        return self._call(-1, "initialise", {"study": study.model_dump_json()}, InitialModel.model_validate)
+        payload = {"study": study.model_dump_json(), "fitted": fitted.model_dump(mode="json") if fitted else None}
+        return self._call(-1, "initialise", payload, InitialModel.model_validate)
 
     def prepare(self, site: str) -> Future[Preparation]:
         """See `components.dispatch.Dispatcher`."""

@@ -22,9 +22,10 @@ from components.analytics import plan
 
 BEGIN = "<!-- made by `python -m flows.docs`; do not edit below -->\n"
 SECTIONS = (
-    study.Study, study.Task, study.Network, study.Data, study.Splits, study.Site, study.VirtualSites,
+    study.Study, study.Task, study.Network, study.Data, study.Records, study.Feature, study.Splits, study.Site,
+    study.VirtualSites,
     study.StrategyChoice, study.Rounds, study.Convergence, study.Selection, study.LocalTraining,
-    study.Optimizer, study.Evaluation,
+    study.Optimizer, study.Evaluation, study.Subgroup,
 )  # fmt: skip
 ANALYSIS_SECTIONS = (
     plan.AnalysisStudy, plan.Analysis, plan.TableSource, plan.Time, plan.Event, plan.Arm, plan.Covariate,

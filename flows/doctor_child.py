@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from components.errors import RefusedError, WardRoundError
 from components.governance.hospital_settings import read_settings, review_study
 from components.rounds import ItemCounts, Record
-from components.study import Study, VirtualSites
+from components.study import Study, VirtualSites, item_shape
 
 if TYPE_CHECKING:
     from components.data.site_data import SiteData
@@ -160,7 +160,7 @@ def _made_up(study: Study) -> SiteData:
     from components.rounds import Split
 
     classes, half = len(study.task.classes), max(study.local.batch_size, len(study.task.classes))
-    images = torch.rand(2 * half, study.data.channels, *study.data.spatial_size)
+    images = torch.rand(2 * half, *item_shape(study))
     labels = torch.arange(2 * half) % classes
     if study.task.kind == "multilabel":
         labels = torch.nn.functional.one_hot(labels, classes).float()
@@ -198,10 +198,11 @@ def main() -> None:
     from flows.lean import lean_imports
 
     with lean_imports():
-        import monai  # noqa: F401 - as a site's process does
         import torch
 
         study, wrong = _read_study(asked.study)
+        if study.data.records is None:
+            import monai  # noqa: F401 - as a site's process does
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     start_s = time.perf_counter() - begun
     try:

@@ -7,20 +7,22 @@ and `flows.round` show what is done. A training goes on while Prefect is away.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from components.comparison import Contest, compare_models
+from components.dispatch import InitialModel
 from components.errors import QuorumError, WardRoundError
+from components.external import Rotation, leave_one_site_out
 from components.rounds import ServerState
 from components.sums_file import write_sums
 from flows.buffering import drop_all_work
 from flows.cancellation import cancellation
 from flows.driven_round import DrivenRound, open_round
 from flows.evaluating import evaluate_everywhere
-from flows.readiness import lacking_sites
+from flows.readiness import fitted_to, lacking_sites
 from flows.session import InterruptedTrainingError, Session
 from flows.steps import Steps
 
@@ -180,10 +182,13 @@ class Driver:
                 f"{session.metric} was not defined in any round: are there items of each class in the validation split?"
             )
         number, kinds = progress.best_round, session.study.evaluate.compare
+        rotates = session.study.evaluate.external == "leave_one_site_out" and session.ledger.external is None
         test, compare, report = f"test round {number} at every site", f"compare with {' and '.join(kinds)}", "report"
+        rotate = "leave one site out"
         steps = Steps([
             [test] if session.ledger.tested is None else [],
             [compare] if kinds and session.ledger.compared is None else [],
+            [rotate] if rotates else [],
             [report],
         ])  # fmt: skip
         self._show(END, steps)
@@ -194,6 +199,9 @@ class Driver:
             if kinds and session.ledger.compared is None:
                 session.watcher.comparing(kinds)
                 await steps.do(compare, _compare(session))
+            if rotates:
+                session.watcher.phase("training once without each site")
+                await steps.do(rotate, _leave_one_site_out(session))
             outcome = await steps.do(report, _report(session))
         except Exception as error:
             steps.end(error)
@@ -287,6 +295,29 @@ async def _compare(session: Session) -> None:
     compared = await session.wait(asyncio.to_thread(compare_models, contest, kinds))
     digest = write_sums(session.folder / "compared.json", compared)
     session.record("compared", kinds=" and ".join(kinds), evaluation=digest)
+
+
+async def _leave_one_site_out(session: Session) -> None:
+    """Train once without each site, and judge that model there."""
+    study = session.study
+
+    def initial(sites: Sequence[str]) -> InitialModel:
+        fitted = fitted_to(study, {site: session.ledger.preparations[site] for site in sites})
+        return session.dispatcher.initialise(study, fitted).result()
+
+    items = {site: session.ledger.preparations[site].items for site in session.sites}
+    rotation = Rotation(
+        study=study,
+        strategy=session.strategy,
+        training=session.training,
+        items={site: found.usable for site, found in items.items() if found is not None},
+        initial=initial,
+        dispatcher=session,
+        store=session.store,
+    )
+    sums = await session.wait(asyncio.to_thread(leave_one_site_out, rotation))
+    digest = write_sums(session.folder / "external.json", {"left_out": sums})
+    session.record("externally_tested", evaluation=digest)
 
 
 async def _report(session: Session) -> dict[str, Any]:

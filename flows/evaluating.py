@@ -16,7 +16,14 @@ from dataclasses import dataclass
 from components.checks import verify_answer
 from components.errors import QuorumError, SiteError, WardRoundError
 from components.evaluation.histograms import check_sums
-from components.federation import Evaluation, base_evaluation_order, evaluation_order, pool, pool_sums
+from components.federation import (
+    Evaluation,
+    base_evaluation_order,
+    evaluation_order,
+    pool,
+    pool_sums,
+    subgroups_of,
+)
 from components.rounds import Answer, Order, RoundPlan, ScoreSums, Split
 from flows.collecting import LOOK_EVERY_S, look_at
 from flows.readiness import reasons_text
@@ -200,7 +207,8 @@ async def _hear(session: Session, number: int, question: Question) -> Answer:
     if found.sums is not None:
         items = session.ledger.preparations[site].items
         most = items.usable if items else None
-        check_sums(found.sums, kind=asked.kind, classes=asked.classes, bins=bins, most_items=most)
+        groups = subgroups_of(session.study)
+        check_sums(found.sums, kind=asked.kind, classes=asked.classes, bins=bins, most_items=most, groups=groups)
     return found
 
 

@@ -80,7 +80,7 @@ def run_federated(
         dispatcher = RemoteDispatcher(study, side, f"{preparing(study.study)}{secrets.token_hex(8)}", local, SiteRuns())
         stack.callback(dispatcher.close)
         hospitals = Membership(study, side, dispatcher, require_ready=config.require_ready)
-        initial = dispatcher.initialise(study)
+        initial = None if study.data.records else dispatcher.initialise(study)
         at_work = {site: resumed.preparations[site] for site in resumed.in_flight} if resumed else {}
         found = hospitals.gather(watcher, interrupted.check, at_work=at_work)
         parts = Parts(

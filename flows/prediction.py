@@ -15,9 +15,11 @@ from rich.table import Table
 
 from components.errors import DataError, ServiceError, StudyError
 from components.files import storage_errors
-from components.study import Task
+from components.study import Study, Task
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from components.tracking.scoring import ScoringModel
     from components.weights import Weights
 
@@ -26,10 +28,10 @@ _COLUMNS = 3  # classes that have a column of their own on a terminal; more woul
 
 @dataclass(frozen=True)
 class FileScore:
-    """What a model says of one file.
+    """What a model says of one file, or of one row of a table.
 
     Attributes:
-        file: The file.
+        file: The file; of a table with the number of the row, counted from 1, after a colon.
         scores: Probability by class; in a binary task of the positive class alone.
         decision: Name of the class: by the study's threshold (binary), or the most probable one; for
             several labels, those from the threshold on, joined by ``+`` (or ``none``).
@@ -60,7 +62,8 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
 
     Args:
         model: For example ``models:/pneumonia@champion`` or ``models:/pneumonia/7``.
-        files: DICOM, NIfTI, PNG or JPEG files; folders of one DICOM series.
+        files: DICOM, NIfTI, PNG or JPEG files; folders of one DICOM series. Of a tabular study: CSV or Parquet files
+            with the study's columns.
         home: Folder of everything recorded; not used for the version if ``MLFLOW_TRACKING_URI`` is set.
         site: Score as this site's own model: with the layers that a personal strategy (FedBN) left at it,
             as they were when the version was judged. They are found on the machine of the site only.
@@ -85,7 +88,6 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
     # Torch, MLflow and the study's readers: only once there is something to score.
     import torch
 
-    from components.data.decode import preprocess_files
     from components.training.exchanged_entries import load_entries
     from flows.build import build_module
 
@@ -93,16 +95,43 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
     study = version.study
     module = build_module(study).eval()
     load_entries(module, {**version.weights, **(_personal(version, home, site) if site else {})})
-    images = preprocess_files(study.data, files)
+    names, items = _read_items(study, files)
     with torch.inference_mode():
-        probabilities = module.probabilities(module(images)).tolist()
+        probabilities = module.probabilities(module(items)).tolist()
     outputs = [str(name) for name in version.preprocessing["outputs"]]
     scored = [
         FileScore(file, dict(zip(outputs, row, strict=True)), decide(row, study.task))
-        for file, row in zip(files, probabilities, strict=True)
+        for file, row in zip(names, probabilities, strict=True)
     ]
     name = version.version.uri + (f" at {site}" if site else "")
     return Scored(name, "" if site else _warning(study.strategy.name), scored)
+
+
+def _read_items(study: Study, files: Sequence[Path]) -> tuple[list[Path], Tensor]:
+    """Return what is to be scored, by name and as the network takes it.
+
+    Raises:
+        DataError: If a file, or a row of a table, is not what the study says.
+    """
+    records = study.data.records
+    if records is None:
+        from components.data.decode import preprocess_files
+
+        return list(files), preprocess_files(study.data, files)
+    import torch
+
+    from components.data.encoding import CellError, encode_row
+    from components.data.records import encoded_features, read_table
+
+    features, names, rows = encoded_features(records), [], []
+    for file in files:
+        for number, row in enumerate(read_table(file, study.data, str(file), labelled=False), start=1):
+            names.append(file.with_name(f"{file.name}:{number}"))
+            try:
+                rows.append(encode_row(row.extras, features))
+            except CellError as error:
+                raise DataError(f"{file}: row {number}: {error}; correct it or leave it out") from None
+    return names, torch.tensor(rows, dtype=torch.float32)
 
 
 def _load(model: str, home: Path) -> ScoringModel:

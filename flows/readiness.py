@@ -14,6 +14,7 @@ from components.evaluation.histograms import sums_from_scores
 from components.evaluation.metrics import undefined_metrics
 from components.ledger import RoundLedger
 from components.study import Study
+from components.table_sums import Fitted, TableSums, check_table_sums, fit
 
 if TYPE_CHECKING:
     from flows.session import Session
@@ -33,6 +34,24 @@ def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> Non
             f"{ready} of {len(preparations)} sites are ready, a round needs {needed}. {reasons_text(reasons)}. "
             f"Mend their data, or lower {field_of_quorum(study)} or data.minimum_usable_fraction in the study"
         )
+
+
+def fitted_to(study: Study, preparations: Mapping[str, Preparation]) -> Fitted | None:
+    """Fit what is done to a table's columns to the sums of the sites that are ready; None for images.
+
+    Raises:
+        DataError: If a feature has no value, or one only, at all sites together.
+        RefusedError: If a site's sums are not those of the study's features.
+    """
+    records = study.data.records
+    if records is None:
+        return None
+    sums: dict[str, TableSums] = {}
+    for site, found in sorted(preparations.items()):
+        if found.ready:
+            check_table_sums(records, found.sums, site)
+            sums |= {site: found.sums} if found.sums else {}
+    return fit(records, sums)
 
 
 def lacking_sites(session: Session) -> str:

@@ -32,6 +32,7 @@ from components.gateway.records import SlotKey, slot_of_order
 from components.governance.architecture import architecture_digest
 from components.rounds import Answer, Order
 from components.study import Study
+from components.table_sums import Fitted
 from flows.clerk import Clerk
 from flows.coordinator import CoordinatorSide
 from flows.site_runs import FLOWS, SiteRun, SiteRuns
@@ -80,9 +81,9 @@ class RemoteDispatcher:
         self._watching = threading.Thread(target=self._watch, daemon=True, name="answers")
         self._watching.start()
 
-    def initialise(self, study: Study) -> Future[InitialModel]:
+    def initialise(self, study: Study, fitted: Fitted | None = None) -> Future[InitialModel]:
         """See `components.dispatch.Dispatcher`."""
-        return self._local.initialise(study)
+        return self._local.initialise(study, fitted)
 
     def export(self, study: Study, file: Path) -> Future[Path]:
         """See `components.dispatch.Dispatcher`."""

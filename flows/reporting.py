@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.evaluation.metrics import undefined_metrics
+from components.evaluation.metrics import Estimate, undefined_metrics
 from components.evaluation.report import training_report
 from components.evaluation.summary import ReportFigure, RoundSummary, SiteSummary, TrainingSummary
 from components.federation import Evaluation
 from components.files import storage_errors
 from components.rounds import ItemCounts, ScoreSums
 from components.study_file import dump_study
-from flows.results import ALL_SITES, Results
+from flows.results import ALL_SITES, Results, external_results, subgroup_results, swapped
 from flows.session import Session
 from flows.version import code_version
 
@@ -22,6 +22,9 @@ FIGURES = {
     "figures/participation.png": ("Participation", "Who took part in which round."),
     "figures/test_roc.png": ("ROC on the test items", "Each site's curve and the curve of all items together."),
     "figures/test_calibration.png": ("Calibration on the test items", "What a score means: its share of positives."),
+    "figures/decision.png": ("Decision curve", "What acting on a score is worth, by the score from which one acts."),
+    "figures/subgroups.png": ("Subgroups", "AUROC of each kind of patients, on the test items."),
+    "figures/external.png": ("Left out", "AUROC at each hospital of the model trained at the others."),
     "figures/comparison.png": ("Compared", "Local-only, federated and pooled model on each site's test items."),
 }
 
@@ -55,6 +58,7 @@ def summarise(
     """Collect what the report says; arguments as of `write_report`."""
     study, progress = session.study, session.progress()
     pooled = results[ALL_SITES]
+    external = external_results(study, session.ledger, session.folder)
     started = next(entry for entry in session.journal.entries if entry.data.get("training") == session.training)
     return TrainingSummary(
         study=study.study,
@@ -76,13 +80,17 @@ def summarise(
         rounds=tuple(_round(session, number) for number in sorted(session.ledger.rounds)),
         best_round=progress.best_round,
         champion=str(champion or ""),
-        sites=tuple(_site(session, site, results, tested) for site in session.sites),
+        sites=tuple(_site(session, site, results, tested, external.get(site, {})) for site in session.sites),
         test=pooled["global"],
         undefined=_undefined(session, tested.pooled),
         comparison={
             model: row[session.metric] for model, row in pooled.items() if session.metric in row and ":" not in model
         },
+        warnings=tuple(swapped(results)),
+        subgroups=subgroup_results(study, tested),
+        external=external.get(ALL_SITES, {}),
         figures=tuple(ReportFigure(*FIGURES[place], png) for place, png in figures.items() if place in FIGURES),
+        table=study.data.records is not None,
         links=session.recorder.links(),
     )
 
@@ -104,7 +112,9 @@ def _round(session: Session, number: int) -> RoundSummary:
     )
 
 
-def _site(session: Session, site: str, results: Results, tested: Evaluation) -> SiteSummary:
+def _site(
+    session: Session, site: str, results: Results, tested: Evaluation, external: Mapping[str, Estimate]
+) -> SiteSummary:
     row = results.get(site, {})
     return SiteSummary(
         name=site,
@@ -112,6 +122,7 @@ def _site(session: Session, site: str, results: Results, tested: Evaluation) -> 
         test=row.get("global", {}),
         undefined=_undefined(session, tested.by_site[site]) if site in tested.by_site else {},
         comparison={model: metrics[session.metric] for model, metrics in row.items() if session.metric in metrics},
+        external=external,
     )
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from rich import box
 from rich.console import Console
@@ -11,8 +15,9 @@ from rich.table import Table
 
 from components.comparison import POOLED
 from components.evaluation.histograms import add_sums
-from components.evaluation.intervals import Estimate
-from components.federation import metrics_of
+from components.evaluation.intervals import Estimate, estimate_text
+from components.external import pooled_external
+from components.federation import Evaluation, metrics_of, subgroups_of
 from components.ledger import TrainingLedger
 from components.rounds import ScoreSums
 from components.study import Study
@@ -21,6 +26,9 @@ from components.sums_file import read_sums
 ALL_SITES = "all sites"
 HEADINGS = {"local": "local only", "global": "federated", "pooled": "pooled data"}
 Results = dict[str, dict[str, dict[str, Estimate]]]
+External = Mapping[str, Mapping[str, Estimate]]
+NOTHING: External = MappingProxyType({})
+EXTERNAL_METRICS = {"auroc": "AUROC", "brier": "Brier", "calibration_slope": "slope"}  # what fits beside each other
 
 
 def test_results(study: Study, ledger: TrainingLedger, folder: Path) -> Results:
@@ -49,6 +57,68 @@ def test_results(study: Study, ledger: TrainingLedger, folder: Path) -> Results:
     return results
 
 
+def external_results(study: Study, ledger: TrainingLedger, folder: Path) -> dict[str, dict[str, Estimate]]:
+    """Return the metrics of the models trained without a site, by the site left out, and for `ALL_SITES` together.
+
+    Each is judged on all of the left-out site's items. Empty where the study does not ask for it.
+    """
+    if ledger.external is None:
+        return {}
+    sums = read_sums(folder / "external.json", ledger.external["evaluation"])["left_out"]
+    found = {site: dict(metrics_of(study, sums[site])) for site in sorted(sums)}
+    return {**found, ALL_SITES: dict(metrics_of(study, pooled_external(sums)))}
+
+
+def subgroup_results(study: Study, tested: Evaluation) -> dict[str, dict[str, Estimate]]:
+    """Return the metrics of each subgroup of the study that a site may tell of, in the study's order."""
+    groups = tested.pooled.groups
+    return {name: metrics_of(study, groups[name]) for name in subgroups_of(study) if name in groups}
+
+
+def swapped(results: Results) -> list[str]:
+    """Say which sites' test items the model ranks the wrong way round, while it is right on all of them together.
+
+    A site whose labels are swapped looks like that; nothing it sends before tells.
+    """
+    everywhere = results.get(ALL_SITES, {}).get("global", {}).get("auroc")
+    found = {site: row.get("global", {}).get("auroc") for site, row in results.items() if site != ALL_SITES}
+    return [
+        f"{site}: AUROC {estimate_text(item)}, below one half although it is {estimate_text(everywhere)} on all items "
+        "together: are its labels swapped?"
+        for site, item in found.items()
+        if item is not None and everywhere is not None and item.high < 0.5 < everywhere.low
+    ]
+
+
+def metrics_csv(first: str, found: External) -> str:
+    """Return metrics as a CSV: a line for each name and metric, with interval and number of items."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([first, "metric", "value", "low", "high", "items"])
+    for name, metrics in found.items():
+        writer.writerows(
+            [name, metric, item.value, item.low, item.high, item.support] for metric, item in metrics.items()
+        )
+    return text.getvalue()
+
+
+def external_table(found: External) -> Table:
+    """Return what `external_results` found as a table for a terminal."""
+    table = Table(
+        title="Each hospital by a model that never saw it (95 % interval)", title_justify="left",
+        box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
+    )  # fmt: skip
+    table.add_column("left out", overflow="fold")
+    for heading in EXTERNAL_METRICS.values():
+        table.add_column(heading, no_wrap=True)
+    for site, metrics in found.items():
+        if site == ALL_SITES:
+            table.add_section()
+        cells = [_words(metrics.get(metric)) for metric in EXTERNAL_METRICS]
+        table.add_row(escape(site), *cells)
+    return table
+
+
 def results_table(results: Results, metric: str) -> Table:
     """Return the test results as a table: a row for each site, a column for each model, with 95 % intervals.
 
@@ -71,16 +141,21 @@ def results_table(results: Results, metric: str) -> Table:
     return table
 
 
-def print_results(console: Console, study: Study, results: Results) -> None:
+def print_results(console: Console, study: Study, results: Results, external: External = NOTHING) -> None:
     """Print the results of the study's own metric; nothing, if the training was not tested."""
     if ALL_SITES not in results:
         return
     metric = study.rounds.convergence.metric if study.rounds.convergence else "auroc"
     console.print(results_table(results, metric))
+    for text in swapped(results):
+        console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
     local = [row[metric] for name, row in results[ALL_SITES].items() if name.startswith("local:") and metric in row]
     if local:
         mean = sum(item.value for item in local) / len(local)
         console.print(f"\nEach local-only model on the test items of all hospitals: {mean:.3f} on average.")
+    if external:
+        console.print()
+        console.print(external_table(external))
 
 
 def _at_site(study: Study, sums: dict[str, dict[str, ScoreSums]], site: str) -> dict[str, dict[str, Estimate]]:
@@ -90,6 +165,9 @@ def _at_site(study: Study, sums: dict[str, dict[str, ScoreSums]], site: str) -> 
 
 
 def _cell(row: dict[str, dict[str, Estimate]], model: str, metric: str) -> str:
+    return _words(row.get(model, {}).get(metric))
+
+
+def _words(found: Estimate | None) -> str:
     """Write an estimate to three digits, and its interval to two: more of them say nothing."""
-    found = row.get(model, {}).get(metric)
     return f"{found.value:.3f} [{found.low:.2f}-{found.high:.2f}]" if found else "-"

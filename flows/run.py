@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -36,9 +36,9 @@ from flows.dispatch import open_dispatcher
 from flows.early import EarlyStart, early_start
 from flows.prefect_errors import prefect_errors
 from flows.progress import Watcher
-from flows.readiness import require_metric, require_quorum
+from flows.readiness import fitted_to, require_metric, require_quorum
 from flows.recorder import Recorder, open_recorder
-from flows.results import Results, test_results
+from flows.results import External, Results, external_results, test_results
 from flows.signals import Interruptible, run_stoppable
 from flows.version import code_version
 
@@ -78,12 +78,14 @@ class TrainingOutcome:
         training: Identifier of the training.
         result: What the flow returned: reason, best round, its version, the champion.
         tests: Test metrics by site (and `flows.results.ALL_SITES`), then model, then metric.
+        external: Metrics by the site left out (and `flows.results.ALL_SITES`); empty if none was.
     """
 
     study: Study
     training: str
     result: dict[str, Any]
     tests: Results
+    external: External = field(default_factory=dict)
 
 
 def run_training(
@@ -187,9 +189,15 @@ def source_size(source: SiteSource) -> int:
 
 @dataclass(frozen=True)
 class Opening:
-    """What the sites were asked before the first round."""
+    """What the sites were asked before the first round.
 
-    initial: Future[InitialModel]
+    Attributes:
+        initial: The first weights; None of a table, where they depend on what the sites found.
+        preparations: What each site found.
+        pooled: What the pooled site found, if the study compares with it.
+    """
+
+    initial: Future[InitialModel] | None
     preparations: dict[str, Future[Preparation]]
     pooled: Future[Preparation] | None
 
@@ -198,7 +206,7 @@ class Opening:
         """Have the first weights made and every site open its data."""
         preparations = {source.name: dispatcher.prepare(source.name) for source in sources}
         pooled = dispatcher.prepare(POOLED) if "pooled" in study.evaluate.compare else None
-        return cls(dispatcher.initialise(study), preparations, pooled)
+        return cls(None if study.data.records else dispatcher.initialise(study), preparations, pooled)
 
 
 def import_flows(prefect: Mapping[str, str]) -> None:
@@ -215,9 +223,10 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
     require_metric(study, preparations)
     if opening.pooled is not None and not opening.pooled.result().ready:
         raise DataError(f"the pooled items cannot be used: {opening.pooled.result().reason}")
-    initial = opening.initial.result()
-    about = {"initial": initial.model_dump(mode="json"), "preparations": _plain(preparations)}
     ledger = None if fresh else unfinished(trainings(parts.journal.entries), study.digest)
+    found = preparations if ledger is None else ledger.first_preparations
+    initial = (opening.initial or parts.dispatcher.initialise(study, fitted_to(study, found))).result()
+    about = {"initial": initial.model_dump(mode="json"), "preparations": _plain(preparations)}
     if ledger is not None:
         _require_same_start(ledger, preparations, initial, hospitals=parts.hospitals is not None)
         parts.journal.append("training_resumed", training=ledger.training, code_version=code_version())
@@ -343,7 +352,8 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
         return outcome
 
     result = run_stoppable(run, session.stop)
-    return TrainingOutcome(parts.study, ledger.training, result, test_results(parts.study, ledger, folder))
+    tests = test_results(parts.study, ledger, folder)
+    return TrainingOutcome(parts.study, ledger.training, result, tests, external_results(parts.study, ledger, folder))
 
 
 def _stop_soon(loop: asyncio.AbstractEventLoop, session: Session) -> None:

@@ -11,6 +11,7 @@ from components.exchange.store import FolderStore
 from components.rounds import Answer, Order
 from components.site import SiteRuntime, initialise
 from components.study import Study
+from components.table_sums import Fitted
 from flows.build import build_module, export_network
 
 if TYPE_CHECKING:
@@ -33,10 +34,10 @@ class SiteHost:
             self._modules[study.digest] = build_module(study)
         return self._modules[study.digest]
 
-    def initialise(self, study: Study) -> InitialModel:
+    def initialise(self, study: Study, fitted: Fitted | None = None) -> InitialModel:
         """Put the study's initial weights into the exchange."""
         store = FolderStore(next(iter(self._settings.values())).store)
-        return initialise(study, store, build_module(study))
+        return initialise(study, store, build_module(study, fitted))
 
     def prepare(self, site: str) -> Preparation:
         """Let a site open its data."""
@@ -72,7 +73,8 @@ class SiteHost:
 def call(host: SiteHost, name: str, payload: Mapping[str, Any]) -> Any:
     """Make one call that arrived as JSON; return its result as JSON."""
     if name == "initialise":
-        return host.initialise(Study.model_validate_json(payload["study"])).model_dump(mode="json")
+        fitted = Fitted.model_validate(payload["fitted"]) if payload.get("fitted") else None
+        return host.initialise(Study.model_validate_json(payload["study"]), fitted).model_dump(mode="json")
     if name == "prepare":
         return host.prepare(payload["site"]).model_dump(mode="json")
     if name == "answer":

@@ -83,7 +83,11 @@ def _tell(connection: socket.socket, progress: Progress) -> None:
 def _known(settings: Iterable[SiteSetting]) -> set[str]:
     """Return what the coordinator knows anyway, since it wrote it: names of sites, studies and their lists."""
     studies = [(setting.source.name, setting.study) for setting in settings]
-    return {word for site, study in studies for word in (site, study.study, study.data.table, study.data.datalist)}
+    words = {word for site, study in studies for word in (site, study.study, study.data.table, study.data.datalist)}
+    features = [
+        feature for _, study in studies for feature in (study.data.records.features if study.data.records else [])
+    ]
+    return words | {word for feature in features for word in (feature.name, feature.column_name, feature.unit)}
 
 
 def _told(error: Exception, stage: str, keep: Collection[str] | None) -> dict[str, str]:
@@ -165,7 +169,7 @@ def _warm(host: SiteHost, study: Study) -> None:
     import torch
 
     torch.set_num_threads(int(os.environ.get("WARDROUND_THREADS", "1")))
-    if study.network.name != "CNN" or study.data.source != "npz":
+    if study.data.records is None and (study.network.name != "CNN" or study.data.source != "npz"):
         import monai  # noqa: F401 - the data's transforms and most networks
     module = host.module(study)
     torch.optim.SGD(module.parameters(), lr=0.1)

@@ -141,6 +141,21 @@ class ViTArguments(Arguments):
         return self
 
 
+class LogisticRegressionArguments(Arguments):
+    """Logistic regression has no arguments: one weight for each input, and an intercept."""
+
+
+class MLPArguments(Arguments):
+    """Arguments of a multilayer perceptron on tables: the widths of its hidden layers.
+
+    `norm` ``batch`` puts BatchNorm before each ReLU, which FedBN keeps at a site.
+    """
+
+    widths: Counts = [32, 16]
+    dropout: Probability = 0.0
+    norm: Literal["none", "batch"] = "none"
+
+
 def _refuse_beside_variant(arguments: Any, *names: str) -> None:
     """Refuse arguments that contradict a variant."""
     given = [name for name in names if name in arguments.model_fields_set]
@@ -154,6 +169,8 @@ ARGUMENTS: dict[str, type[Arguments]] = {
     "ResNet": ResNetArguments,
     "EfficientNet": EfficientNetArguments,
     "ViT": ViTArguments,
+    "LogisticRegression": LogisticRegressionArguments,
+    "MLP": MLPArguments,
 }
 
 
@@ -188,7 +205,7 @@ def check_arguments(name: str, arguments: Mapping[str, Any]) -> Arguments:
             )
         if given not in allowed:
             raise ValueError(
-                f"{name} has no argument {given!r}{_nearest(given, allowed)} It takes: {', '.join(allowed)}"
+                f"{name} has no argument {given!r}{_nearest(given, allowed)} It takes: {', '.join(allowed) or 'none'}"
             )
     try:
         return ARGUMENTS[name].model_validate(dict(arguments))

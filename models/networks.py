@@ -1,4 +1,4 @@
-"""The closed table of networks, built by name.
+"""The closed table of networks for images, built by name; those for tables are in `models.tabular`.
 
 A configuration can name nothing outside this table and can ask for no pretrained weights, so that
 building a network never imports a module of somebody's choosing and never downloads anything.
@@ -187,6 +187,8 @@ def build_network(
             not pass through the network (each halving needs something to halve).
     """
     chosen = check_arguments(name, arguments)
+    if name not in NETWORKS:
+        raise ValueError(f"{name} takes tables; images need one of {', '.join(NETWORKS)}")
     if spatial_dims not in (2, 3) or len(spatial_size) != spatial_dims:
         raise ValueError(f"a network needs 2 or 3 spatial dimensions and a size for each, given {list(spatial_size)}")
     shape = Shape(spatial_dims, in_channels, out_channels, tuple(spatial_size))

@@ -59,6 +59,28 @@ class ServedClassifier(nn.Module):
         return torch.softmax(logits, dim=1) if self.kind == "multiclass" else torch.sigmoid(logits)
 
 
+class ServedRisk(nn.Module):
+    """A risk model as its users get it: rows of a table in, probabilities out, in evaluation mode.
+
+    Its entries have the names of the risk model's, so that a global model's weights go into both by the same names.
+
+    Args:
+        inputs: What is done to the rows first; copied.
+        network: Maps its outputs to logits; copied.
+        kind: How logits become probabilities.
+    """
+
+    def __init__(self, inputs: nn.Module, network: nn.Module, *, kind: TaskKind) -> None:
+        super().__init__()
+        self.inputs, self.network, self.kind = copy.deepcopy(inputs), copy.deepcopy(network), kind
+        self.eval()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return probabilities [N, K] of rows float32 [N, F], NaN where a value is missing."""
+        logits = self.network(self.inputs(rows))
+        return torch.softmax(logits, dim=1) if self.kind == "multiclass" else torch.sigmoid(logits)
+
+
 def normalise_intensity(images: Tensor, intensity: Intensity, window: tuple[float, float] | None = None) -> Tensor:
     r"""Normalise each image by itself, over all its channels; the numbers are those of the data pipeline.
 
@@ -96,19 +118,18 @@ def normalise_intensity(images: Tensor, intensity: Intensity, window: tuple[floa
     return (scaled.clamp(0, 1) if intensity == "percentile" else scaled).reshape(images.shape)
 
 
-def export_program(served: ServedClassifier, spatial_size: Sequence[int], channels: int) -> ExportedProgram:
-    """Export a served classifier for any batch size; costs seconds, so do it once per study.
+def export_program(served: nn.Module, item_shape: Sequence[int]) -> ExportedProgram:
+    """Export a served model for any batch size; costs seconds, so do it once per study.
 
     Args:
-        served: What to export; on the CPU.
-        spatial_size: Height, width (and depth) in pixels.
-        channels: Channels of an image.
+        served: What to export, a `ServedClassifier` or `ServedRisk`; on the CPU.
+        item_shape: Shape of one item: channels and spatial size of an image, or the number of columns.
 
     Returns:
-        A program that takes float32 [N, channels, *spatial_size], N from 1, and returns [N, K].
+        A program that takes float32 [N, *item_shape], N from 1, and returns [N, K].
     """
     # Two examples, since torch takes a size of 1 for a constant.
-    example = torch.zeros(2, channels, *spatial_size)
+    example = torch.zeros(2, *item_shape)
     with torch.no_grad():
         return torch.export.export(served.eval(), (example,), dynamic_shapes=({0: Dim("batch", min=1)},), strict=False)
 

@@ -85,18 +85,27 @@ def _check_row(row: Row, root: Path, task: Task, hash_files: Callable[[Sequence[
     """Turn one row into an item, or say why not."""
     if not row.name:
         raise UnusableItemError("no file named")
-    label = parse_label(row.label, task)
-    if not row.patient:
-        raise UnusableItemError("missing patient")
-    split = SPLIT_NAMES.get(row.split.lower())
-    if row.split and split is None:
-        raise UnusableItemError("split is none of train, validation and test")
+    label, split = parse_label(row.label, task), parse_split(row)
     files = tuple(path for name in row.files for path in _files_inside(root, name))
     if not files:
         raise UnusableItemError("series folder without slices")
     if not all(path.stat().st_size for path in files):
         raise UnusableItemError("empty file")
     return Item(row.name, files, label, row.patient, split, hash_files(files))
+
+
+def parse_split(row: Row) -> Split | None:
+    """Return the split that a row names, if it names one.
+
+    Raises:
+        UnusableItemError: If it names no split that there is, or no patient.
+    """
+    if not row.patient:
+        raise UnusableItemError("missing patient")
+    split = SPLIT_NAMES.get(row.split.lower())
+    if row.split and split is None:
+        raise UnusableItemError("split is none of train, validation and test")
+    return split
 
 
 def _files_inside(root: Path, name: str) -> list[Path]:

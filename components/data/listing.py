@@ -41,7 +41,7 @@ def read_rows(folder: Path, data: Data, owner: str) -> list[Row]:
     """Read the list of a site's folder, as `data.source` says.
 
     Args:
-        folder: The site's folder.
+        folder: The site's folder; for source ``records`` also its table itself.
         data: The study's data section; for source ``folder`` the datalist is taken if there is one,
             else the table.
         owner: Whose folder it is, for messages: ``site north``.
@@ -49,6 +49,10 @@ def read_rows(folder: Path, data: Data, owner: str) -> list[Row]:
     Raises:
         DataError: If the folder or its list is not there, cannot be read, or lists nothing.
     """
+    if data.source == "records":
+        from components.data.records import read_table  # it makes rows of this module
+
+        return read_table(folder, data, owner)
     if not folder.is_dir():
         raise DataError(f"{owner}: its folder is not there; make it, or correct 'path' under sites in the study")
     use_datalist = data.source == "datalist" or (data.source == "folder" and (folder / data.datalist).is_file())

@@ -14,16 +14,17 @@ from torch import Tensor
 from components.data.cache import CachedImages, cache_file, load_images, store_images
 from components.data.decode import decode
 from components.data.hashes import FileHashes
-from components.data.items import SiteItems, find_items
-from components.data.labels import Label, label_tensor
-from components.data.listing import read_rows
+from components.data.items import SiteItems, find_items, parse_split
+from components.data.labels import Label, label_tensor, parse_label
+from components.data.listing import Row, read_rows
 from components.data.npz import array_reasons, decode_arrays, read_arrays
 from components.data.quarantine import Quarantined, UnusableItemError
+from components.data.records import content_of, encode_table
 from components.data.splits import assign_splits, conflicting_patients
 from components.errors import DataError
 from components.rounds import Split
 from components.site_source import SourcePart
-from components.study import Data, Study
+from components.study import Data, Records, Study
 
 _FORMAT = 1  # of the preprocessing: raised when the same settings would give other numbers
 
@@ -69,19 +70,14 @@ class OpenedPart:
 
 def find_part(study: Study, part: SourcePart, hashes: FileHashes) -> FoundItems:
     """Find the items of one part."""
+    if study.data.records is not None:
+        return _find_records(study, part, study.data.records)
     return _find_arrays(study, part, hashes) if part.kind == "npz" else _find_files(study, part, hashes)
 
 
 def _find_files(study: Study, part: SourcePart, hashes: FileHashes) -> FoundItems:
     """Find the items of a folder's list."""
-    folder = Path(part.path)
-    rows = read_rows(folder, study.data, f"site {part.site}")
-    if part.rows is not None:
-        if part.rows and part.rows[-1] >= len(rows):
-            raise DataError(
-                f"site {part.site}: the list has become shorter since the sites were cut from it; start anew"
-            )
-        rows = [rows[row] for row in part.rows]
+    folder, rows = Path(part.path), _listed_rows(study, part)
     found = find_items(rows, folder, study.task, hashes.of)
     items = found.items
     return FoundItems(
@@ -93,6 +89,54 @@ def _find_files(study: Study, part: SourcePart, hashes: FileHashes) -> FoundItem
         quarantined=found.quarantined,
         expected=len(rows),
         decode=lambda: _decode_files(found, study.data),
+    )
+
+
+def _listed_rows(study: Study, part: SourcePart) -> list[Row]:
+    """Read what a part lists."""
+    rows = read_rows(Path(part.path), study.data, f"site {part.site}")
+    if part.rows is None:
+        return rows
+    if part.rows and part.rows[-1] >= len(rows):
+        raise DataError(f"site {part.site}: the list has become shorter since the sites were cut from it; start anew")
+    return [rows[row] for row in part.rows]
+
+
+def _find_records(study: Study, part: SourcePart, records: Records) -> FoundItems:
+    """Find the rows of a table of health records; those that cannot be used are set aside."""
+    rows = _listed_rows(study, part)
+    encoded = encode_table(rows, records, f"site {part.site}")
+    quarantined, kept, labels, named = [], [], [], []
+    for place, (row, values) in enumerate(zip(rows, encoded, strict=True)):
+        try:
+            if isinstance(values, str):
+                raise UnusableItemError(values)
+            label, split = parse_label(row.label, study.task), parse_split(row)
+        except UnusableItemError as error:
+            quarantined.append(Quarantined(row.name, error.reason))
+            continue
+        kept.append(place)
+        labels.append(label)
+        named.append(split)
+    torn = conflicting_patients([rows[place].patient for place in kept], named)
+    apart = [rows[place].patient in torn for place in kept]
+    quarantined += [
+        Quarantined(rows[place].name, "patient is in more than one split")
+        for place, is_torn in zip(kept, apart, strict=True)
+        if is_torn
+    ]
+    used = [index for index, is_torn in enumerate(apart) if not is_torn]
+    chosen = [rows[kept[index]] for index in used]
+    table = torch.tensor([encoded[kept[index]] for index in used], dtype=torch.float32)
+    return FoundItems(
+        names=[row.name for row in chosen],
+        content=[content_of(row, records.features) for row in chosen],
+        labels=[labels[index] for index in used],
+        patients=[row.patient for row in chosen],
+        named=[named[index] for index in used],
+        quarantined=quarantined,
+        expected=len(rows),
+        decode=lambda: CachedImages(table.reshape(len(used), len(records.features)), {}),
     )
 
 
@@ -167,6 +211,8 @@ def open_part(study: Study, found: FoundItems, site: str, folder: Path) -> Opene
 def preprocessing_text(data: Data) -> str:
     """Return all settings that decide an item's decoded values, as canonical JSON."""
     settings = data.model_dump(mode="json", include={"spatial_size", "channels", "modality", "intensity", "window"})
+    if data.records is not None:
+        settings = {"records": data.records.model_dump(mode="json")}
     return json.dumps({"format": _FORMAT, **settings}, sort_keys=True)
 
 

@@ -17,7 +17,8 @@ from components.data.splits import SPLITS
 from components.errors import DataError
 from components.rounds import ItemCounts, Split
 from components.site_source import SiteSource
-from components.study import Data, Study, Task
+from components.study import Data, Records, Study, Task
+from components.table_sums import TableSums, feature_sums
 
 
 class SiteData:
@@ -25,7 +26,7 @@ class SiteData:
 
     Args:
         study: The study.
-        images: float32 ``[N, C, *spatial]``, all splits.
+        images: float32 ``[N, C, *spatial]``, all splits; of a table float32 ``[N, F]``, with NaN for what is missing.
         labels: int64 ``[N]``, or float32 ``[N, K]`` for multilabel.
         splits: The split of each item.
         counts: Items expected, usable and quarantined.
@@ -74,6 +75,15 @@ class SiteData:
     def size(self, split: Split) -> int:
         """Return the number of items in one split."""
         return len(self._rows[split])
+
+    def table_sums(self, records: Records) -> TableSums:
+        """Return what may be told of the training rows of a table, by feature."""
+        rows = self.images("train").double()
+        sums = {
+            feature.name: feature_sums(feature, rows[:, place].tolist(), records.smallest_cell)
+            for place, feature in enumerate(records.features)
+        }
+        return TableSums(features=sums)
 
     def train_batches(self, *, batch_size: int, seed: int, balanced: bool = False) -> TrainBatches:
         """Return the training items in batches; order, draws and augmentation are functions of `seed`.

@@ -37,19 +37,25 @@ def plan_sources(study: Study, study_folder: Path, data_root: Path | None = None
     if not isinstance(study.sites, VirtualSites):
         sources = []
         for site in sorted(study.sites, key=lambda site: site.name):
-            folder = str((study_folder / site.path).resolve())
+            folder = str(_site_path(study, study_folder, site.path, data_root or default_data_root()))
             sources.append(SiteSource(name=site.name, parts=[SourcePart(site=site.name, kind="folder", path=folder)]))
         return sources
     kind: Literal["folder", "npz"] = "npz" if study.data.source == "npz" else "folder"
     if kind == "npz":
         path = find_npz(study.data.path, study_folder=study_folder, data_root=data_root or default_data_root())
     else:
-        path = (study_folder / study.data.path).resolve()
+        path = _site_path(study, study_folder, study.data.path, data_root or default_data_root())
     sites = _cut(study, study.sites, path)
     return [
         SiteSource(name=name, parts=[SourcePart(site=name, kind=kind, path=str(path), rows=rows)])
         for name, rows in sorted(sites.items())
     ]
+
+
+def _site_path(study: Study, study_folder: Path, path: str, data_root: Path) -> Path:
+    """Return where a site's items are: beside the study; a table also below ``WARDROUND_DATA``."""
+    beside, public = (study_folder / path).resolve(), (data_root / path).resolve()
+    return public if study.data.records is not None and not beside.exists() and public.exists() else beside
 
 
 def pooled_source(sources: Sequence[SiteSource], name: str = "pooled") -> SiteSource:

@@ -61,14 +61,14 @@ def roc_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums) -> byte
     def draw(axes: Axes) -> None:
         named = len(sums_by_site) <= len(SITE_COLOURS)
         for index, (site, sums) in enumerate(sums_by_site.items()):
-            _draw_roc(axes, sums, _site_style(index, site, len(sums_by_site)), named=named)
+            _draw_roc(axes, sums, site_style(index, site, len(sums_by_site)), named=named)
         if len(pooled.positives) == 1 and _area(pooled) is not None:
             false, true = _roc(pooled)
             items = sum(pooled.positives[0])
             ends = np.array([wilson(share * items, items) for share in true])
             axes.fill_between(false, ends[:, 0], ends[:, 1], color=INK, alpha=0.10, linewidth=0)
         _draw_roc(axes, pooled, {"color": INK, "linewidth": 2.6, "label": "all sites pooled", "zorder": 5}, named=True)
-        axes.legend(loc="lower right", title="AUROC [95 % interval], items", **_legend_style())
+        axes.legend(loc="lower right", title="AUROC [95 % interval], items", **legend_style())
 
     return _roc_sheet(one_row=len(pooled.positives) == 1).picture(draw)
 
@@ -88,7 +88,7 @@ def calibration_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums)
     def draw(axes: Axes, below: Axes) -> None:
         for index, (site, sums) in enumerate(sums_by_site.items()):
             mean, positives, items = _reliability(sums)
-            style = _site_style(index, site, len(sums_by_site))
+            style = site_style(index, site, len(sums_by_site))
             axes.plot(mean, positives / items, marker=".", markersize=5, **style)
         mean, positives, items = _reliability(pooled)
         share = positives / items
@@ -119,10 +119,10 @@ def convergence_figure(
     """
     from matplotlib.ticker import MaxNLocator  # slow to import, not needed before a figure is drawn
 
-    figure, axes = _canvas(7.6, 4.2)
+    figure, axes = canvas(7.6, 4.2)
     for index, (site, values) in enumerate(sites.items()):
         rounds = range(min(values, default=0), max(values, default=0) + 1) if values else []
-        style = _site_style(index, site, len(sites)) | {"linewidth": 1.1, "alpha": 0.85}
+        style = site_style(index, site, len(sites)) | {"linewidth": 1.1, "alpha": 0.85}
         axes.plot(list(rounds), [values.get(number, np.nan) for number in rounds], **style)
     rounds = sorted(pooled)
     axes.fill_between(
@@ -136,9 +136,9 @@ def convergence_figure(
         axes.plot([best_round], [value], linestyle="", marker="*", markersize=17, color="#e69f00",
                   markeredgecolor=INK, markeredgewidth=1.0, label=label, zorder=6)  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    _titles(axes, "Convergence on the validation items", "round", _words(metric))
-    axes.legend(loc="best", **_legend_style())
-    return _png(figure)
+    titles(axes, "Convergence on the validation items", "round", _words(metric))
+    axes.legend(loc="best", **legend_style())
+    return png(figure)
 
 
 def participation_figure(participation: Mapping[str, Mapping[int, Participation]]) -> bytes:
@@ -158,7 +158,7 @@ def participation_figure(participation: Mapping[str, Mapping[int, Participation]
     grid = np.array(
         [[kinds.index(participation[site].get(number, "not asked")) for number in rounds] for site in sites]
     )
-    figure, axes = _canvas(min(12.0, max(6.2, 2.6 + 0.34 * len(rounds))), min(14.0, 1.9 + 0.34 * max(len(sites), 1)))
+    figure, axes = canvas(min(12.0, max(6.2, 2.6 + 0.34 * len(rounds))), min(14.0, 1.9 + 0.34 * max(len(sites), 1)))
     edges = np.arange(len(rounds) + 1) - 0.5, np.arange(len(sites) + 1) - 0.5
     if sites:
         axes.pcolormesh(*edges, grid, cmap=ListedColormap(list(STATUS_COLOURS.values())), vmin=-0.5,
@@ -168,14 +168,14 @@ def participation_figure(participation: Mapping[str, Mapping[int, Participation]
     axes.set(ylim=(max(len(sites), 1) - 0.5, -0.5), xlim=(-0.5, len(rounds) - 0.5))
     step, skip = max(1, -(-len(rounds) // 20)), max(1, -(-len(sites) // 40))
     axes.set_xticks(range(0, len(rounds), step), [str(number) for number in rounds[::step]])
-    taken = [f"{_plain(site)}  {np.sum(row == 0)}/{len(rounds)}" for site, row in zip(sites, grid, strict=True)]
+    taken = [f"{plain_text(site)}  {np.sum(row == 0)}/{len(rounds)}" for site, row in zip(sites, grid, strict=True)]
     axes.set_yticks(range(0, len(sites), skip), taken[::skip])
-    _titles(axes, "Who took part", "round", "")
+    titles(axes, "Who took part", "round", "")
     axes.grid(False)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
     _draw_status_key(figure)
-    return _png(figure)
+    return png(figure)
 
 
 def comparison_figure(metric: str, comparison: Mapping[str, Mapping[str, Estimate]]) -> bytes:
@@ -189,7 +189,7 @@ def comparison_figure(metric: str, comparison: Mapping[str, Mapping[str, Estimat
         A PNG: a mark and its 95 % interval per site and model.
     """
     models = list(dict.fromkeys(model for results in comparison.values() for model in results))
-    figure, axes = _canvas(7.6, min(20.0, 1.7 + (0.25 + 0.24 * max(len(models), 1)) * max(len(comparison), 1)))
+    figure, axes = canvas(7.6, min(20.0, 1.7 + (0.25 + 0.24 * max(len(models), 1)) * max(len(comparison), 1)))
     for index, model in enumerate(models):
         colour, mark = MODEL_MARKS[index % len(MODEL_MARKS)]
         offset = 0.22 * (index - (len(models) - 1) / 2)
@@ -197,27 +197,27 @@ def comparison_figure(metric: str, comparison: Mapping[str, Mapping[str, Estimat
         values = np.array([item.value for _, item in placed])
         arms = [values - [item.low for _, item in placed], [item.high for _, item in placed] - values]
         axes.errorbar(values, [height for height, _ in placed], xerr=arms, linestyle="", marker=mark, markersize=7,
-                      color=colour, elinewidth=2, capsize=3.5, label=_plain(model))  # fmt: skip
-    axes.set_yticks(range(len(comparison)), [_plain(site) for site in comparison])
+                      color=colour, elinewidth=2, capsize=3.5, label=plain_text(model))  # fmt: skip
+    axes.set_yticks(range(len(comparison)), [plain_text(site) for site in comparison])
     axes.set_ylim(max(len(comparison), 1) - 0.5, -0.5)
     axes.hlines(
         np.arange(len(comparison) - 1) + 0.5, 0, 1, transform=axes.get_yaxis_transform(), color=GRID, linewidth=1
     )
-    _titles(axes, "Each site's test items, by model", f"{_words(metric)} with 95 % interval", "")
+    titles(axes, "Each site's test items, by model", f"{_words(metric)} with 95 % interval", "")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     if models:
-        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **_legend_style())
-    return _png(figure)
+        axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **legend_style())
+    return png(figure)
 
 
-def _canvas(width: float, height: float) -> tuple[Figure, Axes]:
+def canvas(width: float, height: float) -> tuple[Figure, Axes]:
     """Return an empty figure of that size in inches, and its axes in house style."""
     from matplotlib.figure import Figure  # slow to import, not needed before a figure is drawn
 
     figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, layout="constrained")
     axes = figure.add_subplot()
-    _plainly(axes)
+    plain_axes(axes)
     return figure, axes
 
 
@@ -239,7 +239,7 @@ class _Sheet:
         self._canvas = canvas
         self._axes = [self._figure.add_axes(place) for place in places]
         for axes in self._axes:
-            _plainly(axes)
+            plain_axes(axes)
             axes.tick_params(length=0)
         furnish(*self._axes)
         for axes in self._axes:
@@ -282,7 +282,7 @@ def _roc_sheet(*, one_row: bool) -> _Sheet:
         axes.plot([0, 1], [0, 1], color=DIAGONAL, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
         axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal", xticks=QUARTERS, yticks=QUARTERS)
         averaged = "" if one_row else ", one class against the rest, averaged"
-        _titles(axes, f"ROC curve{averaged}", "1 - specificity", "sensitivity")
+        titles(axes, f"ROC curve{averaged}", "1 - specificity", "sensitivity")
 
     return _Sheet([(0.12, 0.11, 0.85, 0.81)], furnish)
 
@@ -294,22 +294,22 @@ def _calibration_sheet(sites: tuple[str, ...]) -> _Sheet:
     def furnish(axes: Axes, below: Axes) -> None:
         axes.plot([0, 1], [0, 1], color=DIAGONAL, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
         for index, site in enumerate(sites):
-            axes.plot([], [], marker=".", markersize=5, **_site_style(index, site, len(sites)))
+            axes.plot([], [], marker=".", markersize=5, **site_style(index, site, len(sites)))
         axes.errorbar([], [], yerr=[], label="all sites pooled", **_POOLED_MARKS)
-        axes.legend(loc="upper left", **_legend_style()).set_zorder(8)
+        axes.legend(loc="upper left", **legend_style()).set_zorder(8)
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xticks=QUARTERS, yticks=QUARTERS)
-        _titles(axes, "Calibration", "", "observed frequency")
+        titles(axes, "Calibration", "", "observed frequency")
         axes.tick_params(labelbottom=False)
         below.set(xlim=(-0.02, 1.02), ylim=(0, 1.5), xticks=QUARTERS, yticks=[])
         below.stairs([], [0.0], fill=True, color=WITHOUT, label="without the class")
         below.stairs([], [0.0], fill=True, color=SITE_COLOURS[0], label="with the class")
-        below.legend(loc="upper center", ncols=2, **_legend_style())
-        _titles(below, "", "score", "items")
+        below.legend(loc="upper center", ncols=2, **legend_style())
+        titles(below, "", "score", "items")
 
     return _Sheet([(0.12, 0.34, 0.85, 0.59), (0.12, 0.10, 0.85, 0.2)], furnish)
 
 
-def _plainly(axes: Axes) -> None:
+def plain_axes(axes: Axes) -> None:
     """Take away what is not data."""
     axes.set_facecolor(PAPER)
     axes.grid(True, color=GRID, linewidth=0.8)
@@ -319,20 +319,20 @@ def _plainly(axes: Axes) -> None:
     axes.tick_params(colors=MUTED, labelsize=9.5, length=3)
 
 
-def _titles(axes: Axes, title: str, across: str, up: str) -> None:
+def titles(axes: Axes, title: str, across: str, up: str) -> None:
     """Write the title and the axes' names."""
     axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", color=INK, pad=10)
     axes.set_xlabel(across, fontsize=10.5, color=INK)
     axes.set_ylabel(up, fontsize=10.5, color=INK)
 
 
-def _legend_style() -> dict[str, Any]:
+def legend_style() -> dict[str, Any]:
     """Return how legends look."""
     return {"fontsize": 9, "title_fontsize": 9, "frameon": True, "framealpha": 0.9, "edgecolor": "none",
             "labelcolor": INK, "alignment": "left"}  # fmt: skip
 
 
-def _site_style(index: int, site: str, sites: int) -> dict[str, Any]:
+def site_style(index: int, site: str, sites: int) -> dict[str, Any]:
     """Return colour, line and label of a site; above as many as colours they are one grey crowd."""
     if sites > len(SITE_COLOURS):
         label = f"{sites} sites" if index == 0 else "_hidden"
@@ -341,7 +341,7 @@ def _site_style(index: int, site: str, sites: int) -> dict[str, Any]:
         "color": SITE_COLOURS[index],
         "linestyle": SITE_STYLES[index],
         "linewidth": 1.6,
-        "label": _plain(site),
+        "label": plain_text(site),
         "zorder": 3,
     }
 
@@ -418,10 +418,10 @@ def _draw_status_key(figure: Figure) -> None:
         )
         for status, colour in STATUS_COLOURS.items()
     ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=4, **_legend_style())
+    figure.legend(handles=marks, loc="outside lower center", ncols=4, **legend_style())
 
 
-def _plain(text: str, longest: int = 28) -> str:
+def plain_text(text: str, longest: int = 28) -> str:
     """Keep a name from being read as mathematics, and from filling the picture."""
     short = text if len(text) <= longest else f"{text[: longest - 9]}...{text[-6:]}"
     return short.replace("$", r"\$")
@@ -429,10 +429,10 @@ def _plain(text: str, longest: int = 28) -> str:
 
 def _words(metric: str) -> str:
     """Write a metric's name for people."""
-    return "AUROC" if metric == "auroc" else _plain(metric).replace("_", " ")
+    return "AUROC" if metric == "auroc" else plain_text(metric).replace("_", " ")
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
     """Return the figure as PNG; equal figures have equal bytes."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", metadata={"Software": None})

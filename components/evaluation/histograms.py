@@ -11,7 +11,7 @@ No score leaves a site exactly, only how many fell into each bin and what they a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -135,11 +135,21 @@ def add_sums(sums: Sequence[ScoreSums]) -> ScoreSums:
         confusion=_add_integers([item.confusion for item in sums]),
         loss=math.fsum(item.loss for item in sums),
         count=sum(item.count for item in sums),
+        groups={
+            name: add_sums([item.groups[name] for item in sums if name in item.groups])
+            for name in sorted({name for item in sums for name in item.groups})
+        },
     )
 
 
 def check_sums(
-    sums: ScoreSums, *, kind: TaskKind, classes: Sequence[str], bins: int, most_items: int | None = None
+    sums: ScoreSums,
+    *,
+    kind: TaskKind,
+    classes: Sequence[str],
+    bins: int,
+    most_items: int | None = None,
+    groups: Collection[str] = (),
 ) -> None:
     """Refuse sums that no evaluation could have given: called on what a site sends before it is used.
 
@@ -149,12 +159,23 @@ def check_sums(
         classes: Names of the classes.
         bins: The study's number of bins.
         most_items: Most items that are believed: those the site said it has; no limit if None.
+        groups: Names of the subgroups that the study asks for.
 
     Raises:
         RefusedError: If shapes do not fit the study, a number is negative or not finite, there are more items than
             `most_items`, the items of the histograms or of the confusion table do not add up to `count`, or a
-            bin's scores do not add up to something its edges allow.
+            bin's scores do not add up to something its edges allow; or if the same holds for a subgroup, it is none of
+        the study's, or has more items than there are.
     """
+    if sums.groups.keys() - set(groups):
+        raise RefusedError("the evaluation has subgroups that the study does not ask for")
+    for group in sums.groups.values():
+        check_sums(group, kind=kind, classes=classes, bins=bins, most_items=sums.count)
+    _check_whole(sums, kind=kind, classes=classes, bins=bins, most_items=most_items)
+
+
+def _check_whole(sums: ScoreSums, *, kind: TaskKind, classes: Sequence[str], bins: int, most_items: int | None) -> None:
+    """Refuse sums over all items that no evaluation could have given."""
     if most_items is not None and sums.count > most_items:
         raise RefusedError(f"an evaluation of {sums.count} items, the site can have {most_items} at the most")
     rows, side = row_count(kind, classes), 0 if kind == "multilabel" else len(classes)

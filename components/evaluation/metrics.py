@@ -28,6 +28,7 @@ from components.evaluation.intervals import (
     normal,
     wilson,
 )
+from components.evaluation.recalibration import calibration_line
 from components.rounds import ScoreSums
 from components.study import Metric
 
@@ -80,6 +81,8 @@ def estimate_metrics(
         ``brier``: mean squared error of the score; over several classes their mean (Brier's own sum over
         classes, divided by their number). Normal, variance from the mean scores of the bins.
         ``calibration_error``: see `calibration_error`.
+        ``calibration_slope``, ``calibration_intercept``: see `components.evaluation.recalibration`; over several
+        classes their means.
         ``loss``: mean of the loss in the sums. Normal, with the coefficient of variation of the cross-entropy
         taken from the bins: right for the unweighted cross-entropy, an approximation for another loss.
 
@@ -221,6 +224,7 @@ def _class_outcomes(row: OneAgainstRest) -> dict[Metric, Outcome]:
     sensitivity = _share(row.true_positives, m, "no item has the class")
     specificity = _share(count - m - row.false_positives, count - m, "every item has the class")
     right = row.true_positives + count - m - row.false_positives
+    slope, intercept = calibration_line(row.positives, row.negatives, _mean_scores(row))
     return {
         "auroc": auroc(row.positives, row.negatives),
         "average_precision": average_precision(row.positives, row.negatives),
@@ -230,6 +234,8 @@ def _class_outcomes(row: OneAgainstRest) -> dict[Metric, Outcome]:
         "specificity": specificity,
         "brier": _brier(row),
         "calibration_error": calibration_error(row),
+        "calibration_slope": slope,
+        "calibration_intercept": intercept,
     }
 
 

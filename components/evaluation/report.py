@@ -31,7 +31,10 @@ METRIC_NAMES = {
     "brier": "Brier score",
     "calibration_error": "Calibration error",
     "loss": "Loss",
+    "calibration_slope": "Calibration slope",
+    "calibration_intercept": "Calibration intercept",
 }
+OFF_SCALE = ("loss", "calibration_slope", "calibration_intercept")  # not of 0 to 1
 MODELS = ("local", "global", "pooled")  # the order of the comparison's columns
 NAMED_SITES = 8  # up to so many sites a round's row names each; above, it counts them
 
@@ -163,4 +166,5 @@ def _template() -> Template:
     )
     page.tests["web_address"] = _is_web_address
     page.globals["metric_names"] = METRIC_NAMES
+    page.globals["off_scale"] = OFF_SCALE
     return page.from_string(files("components.evaluation").joinpath("report.html.jinja").read_text(encoding="utf-8"))

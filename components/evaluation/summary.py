@@ -44,6 +44,7 @@ class SiteSummary:
         test: The champion's metrics on the site's test items.
         undefined: Metrics that have no value there, with the reason.
         comparison: The watched metric on the site's test items by model: ``local``, ``global``, ``pooled``.
+        external: Metrics on all of the site's items of the model that was trained without the site.
     """
 
     name: str
@@ -51,6 +52,7 @@ class SiteSummary:
     test: Mapping[str, Estimate]
     undefined: Mapping[str, str] = field(default_factory=dict)
     comparison: Mapping[str, Estimate] = field(default_factory=dict)
+    external: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,11 @@ class TrainingSummary:
         test: The champion's metrics on all test items together.
         undefined: Metrics that have no value there, with the reason.
         comparison: The watched metric on all test items, by model.
+        warnings: What somebody has to look at, as sentences.
+        subgroups: By subgroup, the champion's metrics on the test items of the sites that may tell of it.
+        external: Metrics on everybody's items, each judged by the model trained without his site.
         figures: Pictures.
+        table: Whether the items are rows of a table.
         links: By name, where more is to be found. Only http and https addresses become links.
     """
 
@@ -117,5 +123,9 @@ class TrainingSummary:
     test: Mapping[str, Estimate]
     undefined: Mapping[str, str] = field(default_factory=dict)
     comparison: Mapping[str, Estimate] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    subgroups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
+    external: Mapping[str, Estimate] = field(default_factory=dict)
     figures: tuple[ReportFigure, ...] = ()
+    table: bool = False
     links: Mapping[str, str] = field(default_factory=dict)

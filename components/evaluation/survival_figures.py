@@ -18,13 +18,13 @@ from components.evaluation.figures import (
     MUTED,
     PAPER,
     SITE_COLOURS,
-    _canvas,
-    _legend_style,
-    _plain,
-    _plainly,
-    _png,
-    _site_style,
-    _titles,
+    canvas,
+    legend_style,
+    plain_axes,
+    plain_text,
+    png,
+    site_style,
+    titles,
 )
 from components.evaluation.histograms import Floats
 
@@ -100,20 +100,20 @@ def steps_figure(
     end = max((float(curve.times[-1]) for curve in curves.values()), default=1.0) or 1.0
     figure = Figure(figsize=(7.6, 4.4 + 0.26 * len(curves)), dpi=DPI, facecolor=PAPER, layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[4.0, 0.3 + 0.26 * len(curves)])
-    _plainly(axes)
+    plain_axes(axes)
     for number, (name, curve) in enumerate(curves.items()):
-        style = _site_style(number, name, len(curves)) | {"linewidth": 2.0}
+        style = site_style(number, name, len(curves)) | {"linewidth": 2.0}
         times = np.append(curve.times, end)
         last = [np.append(values, values[-1]) for values in (curve.values, curve.low, curve.high)]
         axes.step(times, last[0], where="post", **style)
         axes.fill_between(times, last[1], last[2], step="post", color=style["color"], alpha=0.13, linewidth=0)
     axes.set(ylim=(-0.02, 1.02), xlim=(-0.01 * end, 1.01 * end))
-    _titles(axes, title, across, up)
+    titles(axes, title, across, up)
     axes.tick_params(labelbottom=True)
     if curves:
-        axes.legend(loc="best", **_legend_style())
+        axes.legend(loc="best", **legend_style())
     _write_at_risk(below, list(curves), at_risk, marked_times(end))
-    return _png(figure)
+    return png(figure)
 
 
 def forest_figure(rows: Sequence[ForestRow], *, title: str, across: str, reference: float = 1.0) -> bytes:
@@ -128,7 +128,7 @@ def forest_figure(rows: Sequence[ForestRow], *, title: str, across: str, referen
     Returns:
         A PNG: a square as large as its weight and its interval for each site, a diamond for each summary.
     """
-    figure, axes = _canvas(8.4, 1.5 + 0.36 * max(len(rows), 1))
+    figure, axes = canvas(8.4, 1.5 + 0.36 * max(len(rows), 1))
     axes.set_xscale("log")
     for height, row in enumerate(rows):
         if row.weight is None:
@@ -140,13 +140,13 @@ def forest_figure(rows: Sequence[ForestRow], *, title: str, across: str, referen
         said = f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
         axes.text(1.02, height, said, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK)
     axes.axvline(reference, color=MUTED, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
-    axes.set_yticks(range(len(rows)), [_plain(row.label) for row in rows])
+    axes.set_yticks(range(len(rows)), [plain_text(row.label) for row in rows])
     axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
     _label_plainly(axes)
-    _titles(axes, title, across, "")
+    titles(axes, title, across, "")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
-    return _png(figure)
+    return png(figure)
 
 
 def _label_plainly(axes: Axes) -> None:
@@ -166,7 +166,7 @@ def _write_at_risk(axes: Axes, names: list[str], at_risk: Mapping[str, Sequence[
     axes.set_facecolor(PAPER)
     axes.spines[:].set_visible(False)
     axes.set_ylim(len(names) - 0.4, -0.9)
-    axes.set_yticks(range(len(names)), [_plain(name) for name in names])
+    axes.set_yticks(range(len(names)), [plain_text(name) for name in names])
     axes.tick_params(length=0, labelbottom=False, labelsize=9.5, colors=MUTED, pad=16)
     axes.set_title("Number at risk", loc="left", fontsize=9.5, color=INK, pad=2)
     axes.axhline(-0.75, color=GRID, linewidth=0.8)

@@ -324,7 +324,16 @@ def _essence(answer: Answer) -> dict[str, object]:
 
 def _files(folder: Path, pattern: str) -> Iterator[Path]:
     """Yield the files that match, in the order of their names; none if there is no such folder."""
-    return (path for path in sorted(folder.glob(pattern)) if path.is_file())
+    return (path for path in _found(folder, pattern) if path.is_file())
+
+
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """Return what matches, in the order of names, also while another sweep removes folders that are looked through."""
+    while True:
+        try:
+            return sorted(folder.glob(pattern))
+        except FileNotFoundError:  # of a folder below: one that is not there at all has nothing that matches
+            continue
 
 
 def _remove_older(path: Path, before: float) -> int:
@@ -341,5 +350,8 @@ def _remove_older(path: Path, before: float) -> int:
 
 def _older_folders(folder: Path, before: float) -> list[Path]:
     """Return the folders below `folder` that nothing was put into since a time, deepest first."""
-    older = [path for path in folder.glob("*/**/") if path.stat().st_mtime < before]
+    older = []
+    for path in _found(folder, "*/**/"):
+        with suppress(FileNotFoundError):  # another sweep was faster
+            older += [path] if path.stat().st_mtime < before else []
     return sorted(older, key=lambda path: -len(path.parts))

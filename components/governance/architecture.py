@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from typing import Any
 
 from components.study import Study
 
@@ -15,9 +16,12 @@ def architecture_digest(study: Study) -> str:
     it: an added layer, another width or another activation is another digest. The names and shapes of the
     weights are checked again when they are loaded.
     """
-    built_from = {
+    built_from: dict[str, Any] = {
         "network": study.network.model_dump(mode="json"),
         "task": [study.task.kind, len(study.task.classes)],
         "images": study.data.model_dump(mode="json", include={"spatial_size", "channels"}),
     }
+    if study.data.records is not None:
+        built_from["table"] = study.data.records.model_dump(mode="json", include={"features"})
+        built_from["method"] = study.local.method
     return hashlib.sha256(json.dumps(built_from, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

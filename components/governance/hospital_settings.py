@@ -18,7 +18,7 @@ The file is read at every request: a change counts from the next one on. It is r
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -27,7 +27,7 @@ from components.files import storage_errors
 from components.mistakes import dotted, explain
 from components.rounds import NAME_PATTERN, Name, Record
 from components.site_source import SiteSource
-from components.study import Study
+from components.study import NetworkName, Study
 from components.yaml_lines import parse_yaml
 
 FILE = "hospital.yaml"
@@ -49,7 +49,7 @@ class Policy(Record):
     """
 
     studies: list[StudyName] = Field(default_factory=lambda: [ANY])
-    networks: list[str] = Field(default_factory=lambda: ["CNN", "DenseNet", "ResNet", "EfficientNet", "ViT"])
+    networks: list[str] = Field(default_factory=lambda: list(get_args(NetworkName)))
     max_epochs: Annotated[int, Field(ge=1)] = 50
     max_steps: Annotated[int, Field(ge=1)] = 100_000
     min_sites: Annotated[int, Field(ge=1)] = 2

@@ -7,6 +7,7 @@
 ``server_state.safetensors``  a strategy's further weights (momentum ...), if it has any
 ``study.json``              the study
 ``preprocessing.json``      what was done to an image before the network saw it, classes, threshold
+``code/``, ``data/features.json``  of a table: what turns its cells into the program's numbers
 ``manifest.json``           SHA-256 and size of each file, and the version's lineage
 =========================== =====================================================================
 
@@ -33,19 +34,23 @@ import numpy as np
 import torch
 import yaml
 from mlflow.models import Model, ModelSignature
-from mlflow.types import Schema, TensorSpec
+from mlflow.types import ColSpec, Schema, TensorSpec
+from mlflow.types.schema import AnyType
 from torch import Tensor
 from torch.export import ExportedProgram
 
+from components.data import encoding
+from components.data.records import encoded_features
 from components.errors import StorageError
 from components.rounds import ServerState
-from components.study import Study
+from components.study import Records, Study, item_shape
 from components.tracking.archive import archive_slots, replace_weights
 from components.weights import buffer, describe, header, layout
 
 WEIGHTS, SERVER_STATE = "weights.safetensors", "server_state.safetensors"
 STUDY, PREPROCESSING, MANIFEST = "study.json", "preprocessing.json", "manifest.json"
 PROGRAM, MLMODEL = "data/model.pt2", "MLmodel"
+CODE, TABLE_MODEL = "code", "wardround_table_model.py"
 _TEMPLATE = "template.json"
 _EXAMPLE_LIMIT = 10_000  # numbers in an input example: JSON of 200 kB
 
@@ -82,7 +87,8 @@ class Package:
 
 def preprocessing_of(study: Study) -> dict[str, Any]:
     """Return what a user of the model must know to feed it and to read its answers."""
-    data = study.data.model_dump(mode="json", include={"spatial_size", "channels", "modality", "intensity", "window"})
+    fields = {"records"} if study.data.records else {"spatial_size", "channels", "modality", "intensity", "window"}
+    data = study.data.model_dump(mode="json", include=fields)
     task = study.task.model_dump(mode="json", include={"kind", "classes", "threshold"})
     return {**data, **task, "outputs": outputs_of(study)}
 
@@ -125,6 +131,8 @@ def build_template(study: Study, program: ExportedProgram | Path, folder: Path) 
         _write_json(draft / STUDY, study.model_dump(mode="json"))
         _write_json(draft / PREPROCESSING, preprocessing_of(study))
         _write_environment(draft)
+        if study.data.records is not None:
+            _write_table_model(draft, study.data.records, outputs_of(study))
         _write_description(draft, study)
         _write_json(draft / _TEMPLATE, {"key": _template_key(study)})
         shutil.rmtree(folder, ignore_errors=True)
@@ -209,7 +217,9 @@ def _seal(folder: Path, content: dict[str, Any]) -> Package:
 
 def _template_key(study: Study) -> str:
     """What a template depends on."""
-    return f"{study.digest} mlflow {mlflow.__version__} torch {torch.__version__} python {platform.python_version()}"
+    libraries = f"mlflow {mlflow.__version__} torch {torch.__version__} python {platform.python_version()}"
+    code = f" code {file_digest(Path(encoding.__file__))}" if study.data.records else ""
+    return f"{study.digest} {libraries}{code}"
 
 
 def _write_environment(folder: Path) -> None:
@@ -233,24 +243,22 @@ def _write_environment(folder: Path) -> None:
 
 def _write_description(folder: Path, study: Study) -> None:
     """Write MLmodel, as `mlflow.pytorch.save_model` does without its second export."""
-    shape = (study.data.channels, *study.data.spatial_size)
+    records, shape = study.data.records, item_shape(study)
     model = Model(
-        signature=ModelSignature(
-            inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *shape))]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(outputs_of(study))))]),
-        ),
+        signature=_table_signature(records, outputs_of(study)) if records else _image_signature(study, shape),
         metadata={"study": study.study, "study_digest": study.digest, "outputs": outputs_of(study)},
     )
     model.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__), code=None)
     model.add_flavor(
         "python_function",
-        loader_module="mlflow.pytorch",
+        loader_module=TABLE_MODEL.removesuffix(".py") if records else "mlflow.pytorch",
         python_version=platform.python_version(),
         data="data",
+        code=CODE if records else None,
         env={"conda": "conda.yaml", "virtualenv": "python_env.yaml"},
-        config={"device": None},
+        **({} if records else {"config": {"device": None}}),
     )
-    if int(np.prod(shape)) <= _EXAMPLE_LIMIT:
+    if records is None and int(np.prod(shape)) <= _EXAMPLE_LIMIT:
         example = json.dumps({"inputs": np.zeros((1, *shape)).tolist()})
         for name in ("input_example.json", "serving_input_example.json"):
             (folder / name).write_text(example)
@@ -261,6 +269,32 @@ def _write_description(folder: Path, study: Study) -> None:
             "format": "tf-serving",
         }
     model.save(str(folder / MLMODEL))
+
+
+def _image_signature(study: Study, shape: tuple[int, ...]) -> ModelSignature:
+    """Return what goes in and comes out, as arrays."""
+    return ModelSignature(
+        inputs=Schema([TensorSpec(np.dtype(np.float32), (-1, *shape))]),
+        outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(outputs_of(study))))]),
+    )
+
+
+def _table_signature(records: Records, outputs: list[str]) -> ModelSignature:
+    """Return what goes in and comes out, as columns by name.
+
+    A column may hold anything: MLflow would refuse whole numbers where it expects floating-point ones, and text such as
+    ``?`` where it expects a number; the model itself says what it cannot use.
+    """
+    anything = AnyType()  # type: ignore[no-untyped-call]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(anything, feature.column_name) for feature in records.features]
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("double", name) for name in outputs]))
+
+
+def _write_table_model(folder: Path, records: Records, outputs: list[str]) -> None:
+    """Write what turns a table's cells into the program's input: a module of our own, and the features."""
+    (folder / CODE).mkdir()
+    shutil.copyfile(Path(encoding.__file__), folder / CODE / TABLE_MODEL)
+    _write_json(folder / "data" / "features.json", {"features": encoded_features(records), "outputs": outputs})
 
 
 def _write_json(file: Path, content: object) -> None:

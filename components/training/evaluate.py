@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from components.errors import RefusedError
-from components.evaluation.histograms import TaskKind, sums_from_scores
+from components.evaluation.histograms import Booleans, TaskKind, sums_from_scores
 from components.rounds import ScoreSums, Split
 from components.training.devices import Device, choose_device
 
@@ -64,6 +65,7 @@ def evaluate_site(
     threshold: float = 0.5,
     device: Device = "auto",
     batch_size: int = BATCH_SIZE,
+    masks: Callable[[Tensor], Mapping[str, Booleans]] | None = None,
 ) -> ScoreSums:
     """Evaluate a model on one split of a site's items.
 
@@ -75,10 +77,11 @@ def evaluate_site(
         threshold: Score from which an item counts as positive (binary tasks).
         device: ``auto``, ``cpu`` or ``cuda``.
         batch_size: Items scored at once.
+        masks: Says of items which of them are in which subgroup.
 
     Returns:
-        Sums over the items. `loss` adds up the unweighted cross-entropy, so that sites with different
-        class frequencies can be added.
+        Sums over the items, and of each subgroup with its sums in `groups`, whatever its size. `loss` adds up the
+        unweighted cross-entropy, so that sites with different class frequencies can be added.
 
     Raises:
         RefusedError: If a score is not finite, or the device is not there.
@@ -90,18 +93,23 @@ def evaluate_site(
     if not isinstance(module, Classifier):
         raise ValueError(f"{type(module).__name__} has no objective, probabilities and item_losses to evaluate")
     with _evaluating(module, choose_device(device)) as target:
-        scores, labels, loss = _score(module, data.evaluation_batches(split, batch_size=batch_size), target)
+        batches = data.evaluation_batches(split, batch_size=batch_size)
+        scores, labels, loss = _score(module, batches, target)
     objective = module.objective
     width = 1 if objective.kind == "binary" else objective.classes
-    sums = sums_from_scores(
-        torch.cat(scores) if scores else torch.zeros(0, width),
-        torch.cat(labels) if labels else torch.zeros(0, width) if objective.kind == "multilabel" else torch.zeros(0),
+    add_up = partial(
+        sums_from_scores,
         kind=objective.kind,
         classes=[str(number) for number in range(objective.classes)],
         bins=bins,
         threshold=threshold,
     )
-    return sums.model_copy(update={"loss": loss})
+    score = torch.cat(scores) if scores else torch.zeros(0, width)
+    no_labels = torch.zeros(0, width) if objective.kind == "multilabel" else torch.zeros(0)
+    truth = torch.cat(labels) if labels else no_labels
+    chosen = masks(torch.cat([items for items, _ in batches])) if masks is not None and scores else {}
+    groups = {name: add_up(score.numpy()[mask], truth.numpy()[mask]) for name, mask in chosen.items()}
+    return add_up(score, truth).model_copy(update={"loss": loss, "groups": groups})
 
 
 def _score(

@@ -18,7 +18,7 @@ from components.strategies import STRATEGIES
 from components.study import Study, VirtualSites
 from components.study_file import dump_study, load_study, study_schema
 from components.yaml_lines import parse_yaml
-from models.networks import build_network
+from flows.build import build_module
 
 FILES = sorted((Path(__file__).parents[2] / "studies").glob("*.yaml"))
 STUDIES = [path for path in FILES if "\nanalysis:" not in path.read_text()]  # the others train nothing
@@ -49,7 +49,7 @@ METRICS = (
     "auroc, average_precision, accuracy, balanced_accuracy, sensitivity, specificity, brier, calibration_error, loss"
 )
 SECTIONS = "study, description, task, network, data, sites, strategy, rounds, local, evaluate, seed"
-NETWORKS = "CNN, DenseNet, ResNet, EfficientNet, ViT"
+NETWORKS = "CNN, DenseNet, ResNet, EfficientNet, ViT, LogisticRegression, MLP"
 QUORUM = (
     "a whole number, 1 or more (that many sites), or a number with a decimal point, "
     "above 0 and at most 1 (that part of the roster; 1.0 is all of it)"
@@ -88,7 +88,7 @@ BAD = [
     ("  max: 3", "  maxx: 3", ":18: rounds.maxx: unknown key; did you mean max?; allowed: max, mode, buffer, max_staleness, convergence, quorum, required, deadline_s, late, max_change, selection"),
     ("study: chest", "batch_size: 3\nstudy: chest", f":1: batch_size: unknown key; did you mean local.batch_size?; allowed: {SECTIONS}"),
     ("    path: hospitals/east", "    pth: hospitals/east", ":10: sites[0].path: missing; must be text\n:11: sites[0].pth: unknown key; did you mean path?; allowed: name, path"),
-    ("  source: folder\n", "", ":6: data.source: missing; must be one of datalist, table, folder, npz"),
+    ("  source: folder\n", "", ":6: data.source: missing; must be one of datalist, table, folder, npz, records"),
     ("study: chest\n", "", f": study: missing; must be {A_NAME}"),
     ("  max: 3", "  max: 3\n  max: 4", ":19: rounds.max: given twice, first in line 18"),
     ("  max: 3", "  on: 3", ":18: the key on in rounds is not text; quote it"),
@@ -193,14 +193,7 @@ def test_every_example_loads_assembles_and_fits_the_schema(path: Path, tmp_path:
     study = load_study(path)
     assert study.study == path.stem
     assert type(assemble(study).strategy).__name__ == study.strategy.name
-    build_network(
-        study.network.name,
-        study.network.arguments,
-        spatial_dims=len(study.data.spatial_size),
-        in_channels=study.data.channels,
-        out_channels=1,
-        spatial_size=study.data.spatial_size,
-    )
+    build_module(study)
     jsonschema.validate(yaml.safe_load(path.read_text()), study_schema())
     (tmp_path / "dumped.yaml").write_text(dump_study(study))
     again = load_study(tmp_path / "dumped.yaml")

@@ -22,9 +22,25 @@ from flows.early import end_site_process, spawn_site_process
 from flows.site_process import LOG
 from tests.end_to_end.ward import wait_until
 from tests.references.tiny_study import tiny_study
+from tests.references.tiny_table import patients, table_study, write_table
 
 PATIENT, FOLDER = "QZMRN00471177", "qzcanary-ward"
 pytestmark = pytest.mark.timeout(120)
+
+
+def test_what_is_wrong_with_a_table_is_told_by_field_and_never_by_value(tmp_path: Path) -> None:
+    rows = [{**row, "chol": 5.1773, "record": PATIENT} for row in patients("north", 80)]
+    rows[3]["age"] = "QZNAME^ANNA"
+    folder = write_table(tmp_path / FOLDER / "patients.csv", rows).parent
+    source = SiteSource(name="north", parts=[SourcePart(site="north", kind="folder", path=str(folder))])
+    setting = SiteSetting(study=table_study(), source=source, state=str(folder / "s"), store=str(tmp_path / "store"))
+    pool = PoolDispatcher({"north": setting}, spawn_site_process(2, clean=True), {"north": 1})
+    try:
+        reason = pool.prepare("north").result(60).reason
+    finally:
+        pool.close()
+    assert "chol is out of its range of 60 to 700 (mg/dl) in 80 of 80 rows" in reason
+    assert not [word for word in (PATIENT, FOLDER, "QZNAME", "5.17") if word in reason]
 
 
 @contextmanager

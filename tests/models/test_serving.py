@@ -106,9 +106,9 @@ def test_a_window_goes_with_window(intensity: Any, window: tuple[float, float] |
 def test_new_weights_in_an_exported_program_equal_a_fresh_export(name: str, intensity: Any) -> None:
     first = ServedClassifier(network(name, seed=1), kind="binary", intensity=intensity)
     second = ServedClassifier(network(name, seed=2), kind="binary", intensity=intensity)
-    program = export_program(first, [16, 16], 1)
+    program = export_program(first, (1, 16, 16))
     floats = {key: value for key, value in second.state_dict().items() if value.is_floating_point()}
-    renewed, fresh = with_weights(program, floats), export_program(second, [16, 16], 1)
+    renewed, fresh = with_weights(program, floats), export_program(second, (1, 16, 16))
     for items in (1, 7):
         images = raw_images(items)
         assert torch.equal(renewed.module()(images), fresh.module()(images))
@@ -119,7 +119,7 @@ def test_new_weights_in_an_exported_program_equal_a_fresh_export(name: str, inte
 def test_renewed_program_survives_its_file_and_shares_no_memory() -> None:
     first, second = (ServedClassifier(network(seed=seed), kind="binary", intensity="minmax") for seed in (1, 2))
     weights = {key: value.clone() for key, value in second.state_dict().items() if value.is_floating_point()}
-    renewed = with_weights(export_program(first, [16, 16], 1), weights)
+    renewed = with_weights(export_program(first, (1, 16, 16)), weights)
     for tensor in weights.values():
         tensor.zero_()
     buffer = io.BytesIO()
@@ -138,6 +138,6 @@ def test_renewed_program_survives_its_file_and_shares_no_memory() -> None:
     ],
 )
 def test_weights_of_another_network_are_refused(weights: dict[str, Tensor]) -> None:
-    program = export_program(ServedClassifier(network(), kind="binary", intensity="none"), [16, 16], 1)
+    program = export_program(ServedClassifier(network(), kind="binary", intensity="none"), (1, 16, 16))
     with pytest.raises(ValueError, match="network"):
         with_weights(program, weights)

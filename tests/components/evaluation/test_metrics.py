@@ -18,6 +18,7 @@ FINDINGS: dict[str, Any] = {"kind": "multilabel", "classes": ["effusion", "nodul
 ALL = {
     "auroc", "average_precision", "accuracy", "balanced_accuracy",
     "sensitivity", "specificity", "brier", "calibration_error", "loss",
+    "calibration_slope", "calibration_intercept",
 }  # fmt: skip
 
 
@@ -146,7 +147,9 @@ def test_metrics_of_one_class_only_are_absent_with_their_reason() -> None:
     sums = make([0.1, 0.7], [0, 0])
     assert set(estimate_metrics(sums, **BINARY)) == {"accuracy", "specificity", "brier", "calibration_error", "loss"}
     reasons = undefined_metrics(sums, **BINARY)
-    assert set(reasons) == {"auroc", "average_precision", "balanced_accuracy", "sensitivity"}
+    assert set(reasons) == {
+        "auroc", "average_precision", "balanced_accuracy", "sensitivity", "calibration_slope", "calibration_intercept",
+    }  # fmt: skip
     assert set(reasons.values()) == {"no item has the class"}
 
 

@@ -318,6 +318,16 @@ def test_a_sweep_leaves_what_is_young(store: FolderStore) -> None:
     assert files(store) == before
 
 
+def test_sweeps_side_by_side_do_not_trip_over_each_other(store: FolderStore) -> None:
+    for number in range(1, 150):
+        store.put_update(Slot(training="done", round=number, attempt=1, site="north"), WEIGHTS)
+    for path in [*store.root.rglob("*")]:
+        os.utime(path, (1, 1))
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(lambda _: store.sweep([]), range(8)))
+    assert not [path for path in store.root.rglob("*") if path.is_file()]
+
+
 def test_a_sweep_of_nothing_frees_nothing(store: FolderStore) -> None:
     assert store.sweep(set()) == 0
 

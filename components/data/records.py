@@ -1,0 +1,234 @@
+"""A hospital's table of health records: read, checked against the study's features, and turned into numbers."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from components.data.encoding import CellError, encode
+from components.data.listing import Row
+from components.errors import DataError, StudyError
+from components.features import Feature, Records
+from components.study import Data
+from components.yaml_lines import read_yaml
+
+SITE_FEATURES = "features.yaml"  # a hospital's own description of its table, beside it
+NO_CLASS = ()  # a label that is none of the study's classes, whatever they are called
+
+
+def read_table(path: Path, data: Data, owner: str, *, labelled: bool = True) -> list[Row]:
+    """Read a site's table.
+
+    Args:
+        path: The file, or the folder that holds ``data.table``. Beside it may lie the hospital's own feature file.
+        data: The study's data section.
+        owner: Whose it is, for messages: ``site north``.
+        labelled: Whether the columns of label, patient and split have to be there.
+
+    Returns:
+        One row for each line; `extras` has its cells by column.
+
+    Raises:
+        DataError: If it is not there, cannot be read, lacks a column, or is not what the study says.
+    """
+    assert data.records is not None  # the study's own check
+    file = path / data.table if path.is_dir() else path
+    if not file.is_file():
+        where = f"no {data.table} in its folder" if path.is_dir() else "its table is not there"
+        raise DataError(f"{owner}: {where}; put it there, or correct the path under sites, or data.table, in the study")
+    require_agreement(file.parent / SITE_FEATURES, data.records, owner)
+    lines = _read_parquet(file, owner) if _is_parquet(file) else _read_csv(file, data.records, owner)
+    if not lines:
+        raise DataError(f"{owner}: its table has no rows; add some, or leave the site out")
+    names = {key: data.columns.get(key, key) for key in ("label", "patient", "split")}
+    names["split"] = data.columns.get("split", "")
+    used = [name for name in names.values() if name] if labelled else []
+    _require_columns([*used, *(feature.column_name for feature in data.records.features)], lines[0], owner)
+    classes = {_key(value): name for name, values in data.records.labels.items() for value in values}
+    return [_row(number, line, names, classes) for number, line in enumerate(lines, start=1)]
+
+
+def encoded_features(records: Records) -> list[dict[str, Any]]:
+    """Return what `components.data.encoding` has to know of each feature, as JSON."""
+    return [
+        {
+            "name": feature.name,
+            "type": feature.type,
+            "column": feature.column_name,
+            "range": feature.range,
+            "categories": feature.categories,
+            "missing": records.missing_of(feature),
+            "unit": feature.unit,
+            "code": feature.code,
+        }
+        for feature in records.features
+    ]
+
+
+def encode_table(rows: Sequence[Row], records: Records, owner: str) -> list[list[float] | str]:
+    """Encode every row, or say in a few words why it cannot be used.
+
+    Raises:
+        DataError: If a column as a whole is not what the study says: too much of it out of range, of no category, no
+            number, or missing. Every such feature is named.
+    """
+    features = encoded_features(records)
+    seen: list[Counter[str]] = [Counter() for _ in features]
+    encoded: list[list[float] | str] = []
+    for row in rows:
+        values: list[float] = []
+        reasons: list[str] = []
+        for about, found in zip(features, seen, strict=True):
+            try:
+                values.append(encode(row.extras.get(about["column"]), about))
+                found["missing" if math.isnan(values[-1]) else "there"] += 1
+            except CellError as error:
+                reasons.append(str(error))
+                found[str(error)] += 1
+        encoded.append(reasons[0] if reasons else values)
+    wrong = [text for pair in zip(records.features, seen, strict=True) for text in _unsound(*pair, len(rows))]
+    if wrong:
+        raise DataError(f"{owner}: its table is not what the study says: {'; '.join(wrong)}")
+    return encoded
+
+
+def content_of(row: Row, features: Sequence[Feature]) -> str:
+    """Return a SHA-256 over a row's cells: what its digest stands for."""
+    cells = [row.name, *(str(row.extras.get(feature.column_name, "")) for feature in features)]
+    return hashlib.sha256(json.dumps(cells).encode(errors="surrogatepass")).hexdigest()
+
+
+def require_agreement(path: Path, records: Records, owner: str) -> None:
+    """Compare a hospital's own feature file, if it has one, with the study's features.
+
+    Raises:
+        DataError: Naming every feature whose unit, type, code or categories are others at the hospital.
+    """
+    if not path.is_file():
+        return
+    try:
+        listed = read_yaml(path).value.get("features", [])
+        own = {item["name"]: item for item in listed}
+    except (StudyError, TypeError, KeyError):
+        raise DataError(f"{owner}: {SITE_FEATURES} beside its table must hold 'features', a list with names") from None
+    wrong = []
+    for feature in records.features:
+        if feature.name not in own:
+            wrong.append(f"{feature.name} is not in its {SITE_FEATURES}")
+            continue
+        try:
+            stated = Feature.model_validate({"name": feature.name, **_words(own[feature.name], feature)})
+        except ValidationError:
+            wrong.append(f"{feature.name}: its {SITE_FEATURES} does not describe it as a study would")
+            continue
+        for word in ("type", "unit", "code", "categories"):
+            here, there = getattr(stated, word), getattr(feature, word)
+            if word in own[feature.name] and here != there:
+                wrong.append(f"{feature.name}: {word} is {_listed(here)} there, {_listed(there)} in the study")
+    if wrong:
+        raise DataError(f"{owner}: its table is not what the study says: {'; '.join(wrong)}")
+
+
+def _words(own: Mapping[str, Any], feature: Feature) -> dict[str, Any]:
+    """Return what a hospital says of a feature, and the study's words for the rest."""
+    said = {word: own[word] for word in ("type", "unit", "code", "categories") if word in own}
+    return {"type": feature.type, "categories": feature.categories, **said}
+
+
+def _listed(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value) or "none"
+
+
+def _is_parquet(file: Path) -> bool:
+    """Tell a Parquet file by its first bytes."""
+    with file.open("rb") as content:
+        return content.read(4) == b"PAR1"
+
+
+def _read_parquet(file: Path, owner: str) -> list[dict[str, str]]:
+    """Read a Parquet file as text by column; what is null is empty."""
+    import pyarrow  # only for a site that has Parquet
+    import pyarrow.parquet
+
+    try:
+        lines = pyarrow.parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{owner}: its table cannot be read as Parquet ({type(error).__name__})") from None
+    return [{str(key): "" if cell is None else str(cell) for key, cell in line.items()} for line in lines]
+
+
+def _read_csv(file: Path, records: Records, owner: str) -> list[dict[str, str]]:
+    """Read a CSV as text by column."""
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            lines = [
+                [cell.strip() for cell in line]
+                for line in csv.reader(text, delimiter=records.separator, strict=True)
+                if any(cell.strip() for cell in line)
+            ]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{owner}: its table cannot be read as a CSV in UTF-8 ({type(error).__name__})") from None
+    header = records.header or (lines[0] if lines else [])
+    needed = {feature.column_name for feature in records.features}
+    if lines and needed <= set(lines[0]):  # a file with names, also where the study expects none
+        header, lines = lines[0], lines[1:]
+    elif not records.header:
+        lines = lines[1:]
+    if any(len(line) != len(header) for line in lines):
+        odd = sum(len(line) != len(header) for line in lines)
+        raise DataError(f"{owner}: {odd} lines of its table do not have the {len(header)} columns that it should have")
+    return [dict(zip(header, line, strict=True)) for line in lines]
+
+
+def _require_columns(names: Sequence[str], line: Mapping[str, str], owner: str) -> None:
+    """Refuse a table that lacks a column; its own columns are not named, since they may be a patient's data."""
+    absent = [name for name in dict.fromkeys(names) if name not in line]
+    if absent:
+        raise DataError(
+            f"{owner}: its table lacks the column {', '.join(absent)}; it has {len(line)} columns. Rename them there, "
+            "or name them in data.columns and data.records of the study (an empty patient column says that every row "
+            "is a patient of its own)"
+        )
+
+
+def _row(number: int, line: dict[str, str], names: Mapping[str, str], classes: Mapping[str, str]) -> Row:
+    """Turn one line into a row; its name is its number, which stays at the hospital."""
+    label: object = line.get(names["label"]) or None
+    if classes and label is not None:
+        label = classes.get(_key(str(label)), NO_CLASS)
+    name = f"row {number}"
+    patient = line.get(names["patient"], "") if names["patient"] else name
+    split = line.get(names["split"], "") if names["split"] else ""
+    return Row(name=name, files=(), label=label, patient=patient, split=split, extras=line)
+
+
+def _key(value: str) -> str:
+    """Write a label's value so that 1, 1.0 and "1" are the same."""
+    try:
+        number = float(value)
+    except ValueError:
+        return value.strip()
+    return str(int(number)) if math.isfinite(number) and number.is_integer() else value.strip()
+
+
+def _unsound(feature: Feature, found: Counter[str], rows: int) -> list[str]:
+    """Say what is wrong with a column as a whole."""
+    wrong, absent = [], found.pop("missing", 0)
+    given = rows - absent
+    odd = given - found.pop("there", 0)
+    if absent > feature.most_missing * rows:
+        wrong.append(f"{feature.name} is missing in {absent} of {rows} rows; the study allows {feature.most_missing:g}")
+    if odd > feature.most_outside * given:
+        said = found.most_common(1)[0][0]
+        bounds = f" of {feature.range[0]:g} to {feature.range[1]:g}" if feature.range else ""
+        unit = f" ({feature.unit})" if feature.unit else ""
+        wrong.append(f"{said}{bounds}{unit} in {odd} of {given} rows: is it in another unit or code there?")
+    return wrong

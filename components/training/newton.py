@@ -1,0 +1,75 @@
+r"""One site's half of an exact Newton step of a logistic regression, over its own rows.
+
+The weights that come to a site carry gradient and curvature, averaged over the rows of all sites (`FedAvg` averages
+every entry). By event, in round :math:`t`:
+
+- site: take the step :math:`w_t = w_{t-1} - (H_{t-1} + \lambda I)^{-1}(g_{t-1} + \lambda w_{t-1})`, the same at every
+  site; measure its own :math:`g_t^k, H_t^k` at :math:`w_t`; send all three.
+- coordinator: :math:`g_t = \sum_k \frac{n_k}{n} g_t^k`, :math:`H_t = \sum_k \frac{n_k}{n} H_t^k`; :math:`w_t` is
+  the same everywhere.
+
+So the rounds are the iterations of Newton's method on all rows in one place, and the first one only measures.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Protocol, runtime_checkable
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from components.errors import DataError, RefusedError
+from components.training.exchanged_entries import read_entries
+from components.training.local import SiteBatches, SiteResult
+from components.weights import is_finite
+
+
+@runtime_checkable
+class TakesNewtonSteps(Protocol):
+    """A module with a Newton step of its own; `models.tabular.RiskModel` is one."""
+
+    def newton(self, rows: Tensor, labels: Tensor, ridge: float) -> None:
+        """Take the step of what was measured before, and measure again."""
+        ...
+
+    def item_losses(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Return the loss of each item, [N]."""
+        ...
+
+
+def newton_site(module: pl.LightningModule, data: SiteBatches, *, ridge: float, seed: int) -> SiteResult:
+    """Take the Newton step that the weights carry, and measure the next one on a site's own rows.
+
+    Args:
+        module: A `TakesNewtonSteps`, with the weights of the round.
+        data: The site's data.
+        ridge: Coefficient of the squared weights' penalty, half of it, intercept included.
+        seed: Of the order of the rows, which decides nothing but the last bits.
+
+    Raises:
+        DataError: If the site has no training rows.
+        RefusedError: If the curvature of all sites' rows cannot be inverted, or something is not finite.
+        ValueError: If the module takes no such steps.
+    """
+    started = time.perf_counter()
+    if not isinstance(module, TakesNewtonSteps):
+        raise ValueError(f"{type(module).__name__} takes no Newton steps")
+    samples = len(data.labels("train"))
+    if samples == 0:
+        raise DataError("the site has no training items; look at its quarantine list and its splits")
+    rows, labels = next(iter(data.train_batches(batch_size=samples, seed=seed, balanced=False)))
+    try:
+        module.newton(rows, labels, ridge)
+    except ValueError as error:
+        raise RefusedError(
+            f"{error}: the features tell the classes apart without an error, or one follows from the others. Leave it "
+            "out, or set local.optimizer.weight_decay above 0"
+        ) from None
+    with torch.no_grad():
+        loss_sum = float(module.item_losses(module(rows), labels).double().sum())
+    weights = read_entries(module)
+    if not all(is_finite(tensor) for tensor in weights.values()):
+        raise RefusedError("a Newton step is not finite; set local.optimizer.weight_decay above 0")
+    return SiteResult(weights, samples, steps=1, loss_sum=loss_sum, seconds=time.perf_counter() - started)

@@ -1,0 +1,206 @@
+"""Risk from a table: one Lightning module for binary, multiclass and multilabel outcomes of patients.
+
+The module takes rows as they are in the table (NaN where a value is missing): filling, scaling and one column for
+each category are a part of it, so that they travel with the weights and are in what is registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 - torch's own name for it
+
+from models.base import Objective, OptimizerSettings, seeded
+from models.classification import Classifier
+from models.network_arguments import LogisticRegressionArguments, MLPArguments, check_arguments
+
+FLATTEST = 1e-9  # of the largest eigenvalue: below it a curvature kept in float32 has no inverse to speak of
+
+
+@dataclass(frozen=True)
+class TableArchitecture:
+    """A network by name, and the columns it takes.
+
+    Attributes:
+        name: A name of the closed table, ``LogisticRegression`` or ``MLP``.
+        categories: For each column the number of its categories; 0 for a number, 2 for a boolean.
+        indicators: For each column whether the network is told that the value was missing.
+        arguments: The network's own arguments; checked by `models.network_arguments.check_arguments`.
+        curvature: Whether a logistic regression keeps gradient and curvature of its loss, for Newton steps.
+    """
+
+    name: str
+    categories: Sequence[int]
+    indicators: Sequence[bool]
+    arguments: Mapping[str, Any]
+    curvature: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.categories) != len(self.indicators) or not self.categories:
+            raise ValueError("categories and indicators need one entry for each column, and one column at least")
+
+
+class TableInput(nn.Module):
+    """Rows of a table to inputs of a network: filled, scaled, one input for each category but the first.
+
+    Its values (`fill`, `mean`, `scale`, each [F]) are fitted once, for all sites; they are not trained.
+
+    Args:
+        categories: As of `TableArchitecture`.
+        indicators: As of `TableArchitecture`.
+    """
+
+    fill: Tensor
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, categories: Sequence[int], indicators: Sequence[bool]) -> None:
+        super().__init__()
+        self.categories, self.indicators = tuple(categories), tuple(indicators)
+        self.register_buffer("fill", torch.zeros(len(categories)))
+        self.register_buffer("mean", torch.zeros(len(categories)))
+        self.register_buffer("scale", torch.ones(len(categories)))
+
+    @property
+    def width(self) -> int:
+        """Number of inputs of the network."""
+        return sum(max(count - 1, 1) for count in self.categories) + sum(self.indicators)
+
+    def set_fitted(self, fill: Sequence[float], mean: Sequence[float], scale: Sequence[float]) -> None:
+        """Take over what was fitted.
+
+        Raises:
+            ValueError: If there is not one value for each column.
+        """
+        for buffer, values in ((self.fill, fill), (self.mean, mean), (self.scale, scale)):
+            if len(values) != len(buffer):
+                raise ValueError(f"{len(values)} values were fitted for {len(buffer)} columns")
+            buffer.copy_(torch.tensor(values, dtype=torch.float64))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return inputs [N, width] of rows [N, F]; NaN is missing, a category is its place."""
+        absent = torch.isnan(rows)
+        filled = (torch.where(absent, self.fill, rows) - self.mean) / self.scale
+        parts = []
+        for place, count in enumerate(self.categories):
+            column = filled[:, place]
+            if count > 2:  # the first is what the others are compared with: their sum would else be a constant
+                parts.append(F.one_hot(column.round().long().clamp(0, count - 1), count)[:, 1:].to(rows.dtype))
+            else:
+                parts.append(column.unsqueeze(1))
+        told = [absent[:, place].unsqueeze(1).to(rows.dtype) for place, asked in enumerate(self.indicators) if asked]
+        return torch.cat([*parts, *told], dim=1)
+
+
+class NewtonLinear(nn.Linear):
+    r"""A logistic regression's logits, with gradient and curvature of the mean cross-entropy beside its weights.
+
+    With rows :math:`x_i` (a 1 appended), chances :math:`p_i` and labels :math:`y_i`,
+
+    .. math:: g = \frac1n\sum_i (p_i - y_i)\,x_i,\qquad H = \frac1n\sum_i p_i (1 - p_i)\,x_i x_i^T
+
+    Both are means over rows, so the mean of sites' values, weighted by rows, is that of all rows in one place.
+
+    Args:
+        inputs: Number of inputs, D; there is one output.
+    """
+
+    gradient: Tensor
+    curvature: Tensor
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(inputs, 1)
+        self.register_buffer("gradient", torch.zeros(inputs + 1))
+        self.register_buffer("curvature", torch.zeros(inputs + 1, inputs + 1))
+
+    @torch.no_grad()
+    def take_step(self, ridge: float) -> None:
+        r"""Take the Newton step of what was measured; none, if nothing was.
+
+        .. math:: w - (H + \lambda I)^{-1} (g + \lambda w)
+
+        Raises:
+            ValueError: If the curvature cannot be inverted.
+        """
+        if not self.curvature.any():
+            return
+        now = torch.cat([self.weight[0], self.bias]).double()
+        curvature = self.curvature.double() + ridge * torch.eye(len(now), dtype=torch.float64)
+        values = torch.linalg.eigvalsh(curvature)
+        if not values[0] > FLATTEST * values[-1]:
+            raise ValueError("the curvature of the loss cannot be inverted")
+        step = torch.linalg.solve(curvature, self.gradient.double() + ridge * now)
+        self.weight.copy_((now - step)[:-1].unsqueeze(0))
+        self.bias.copy_((now - step)[-1:])
+
+    @torch.no_grad()
+    def measure(self, inputs: Tensor, labels: Tensor) -> None:
+        """Keep gradient and curvature at the present weights, over inputs [N, D] and labels [N]."""
+        rows = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1).double()
+        chance = torch.sigmoid(rows @ torch.cat([self.weight[0], self.bias]).double())
+        self.gradient.copy_(rows.T @ (chance - labels.double()) / len(rows))
+        self.curvature.copy_((rows.T * (chance * (1 - chance))) @ rows / len(rows))
+
+
+class RiskModel(Classifier):
+    """A network that predicts an outcome from a patient's record, its loss and its optimiser.
+
+    Args:
+        architecture: The network and the columns it takes.
+        objective: What is predicted, and how unequal classes are handled.
+        optimizer: What it is trained with.
+        seed: Seed of the first weights; see `models.classification.ImageClassifier`.
+
+    Raises:
+        ValueError: If the network's arguments are wrong.
+    """
+
+    def __init__(
+        self, architecture: TableArchitecture, *, objective: Objective, optimizer: OptimizerSettings, seed: int
+    ) -> None:
+        super().__init__(objective, optimizer)
+        self.architecture = architecture
+        self.inputs = TableInput(architecture.categories, architecture.indicators)
+        self.network = seeded(seed, lambda: build_table_network(architecture, self.inputs.width, objective.logits))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return logits [N, K] of rows [N, F], NaN where a value is missing; K is 1 for a binary task."""
+        return self.network(self.inputs(rows))  # type: ignore[no-any-return]
+
+    def newton(self, rows: Tensor, labels: Tensor, ridge: float) -> None:
+        """Take the step of what was measured before, and measure again, on rows [N, F] and labels [N].
+
+        Raises:
+            ValueError: If the network keeps no curvature, or it cannot be inverted.
+        """
+        if not isinstance(self.network, NewtonLinear):
+            raise ValueError("Newton steps need a logistic regression that keeps its curvature")
+        self.network.take_step(ridge)
+        with torch.no_grad():
+            self.network.measure(self.inputs(rows), labels)
+
+
+def build_table_network(architecture: TableArchitecture, inputs: int, outputs: int) -> nn.Module:
+    """Build a network that maps [N, inputs] to logits [N, outputs]; its first weights are drawn from torch's generator.
+
+    Raises:
+        ValueError: If an argument is unknown, mistyped or out of range, or there is no such network for tables.
+    """
+    chosen = check_arguments(architecture.name, architecture.arguments)
+    if isinstance(chosen, LogisticRegressionArguments):
+        layer = NewtonLinear(inputs) if architecture.curvature else nn.Linear(inputs, outputs)
+        nn.init.zeros_(layer.weight)  # its loss has one lowest point: no chance is needed to find it
+        nn.init.zeros_(layer.bias)
+        return layer
+    if not isinstance(chosen, MLPArguments):
+        raise ValueError(f"{architecture.name} takes images; a table needs LogisticRegression or MLP")
+    layers: list[nn.Module] = []
+    for before, width in zip((inputs, *chosen.widths), chosen.widths, strict=False):
+        layers.append(nn.Linear(before, width))
+        layers += [nn.BatchNorm1d(width)] if chosen.norm == "batch" else []
+        layers += [nn.ReLU(), nn.Dropout(chosen.dropout)]
+    return nn.Sequential(*layers, nn.Linear(chosen.widths[-1], outputs))
