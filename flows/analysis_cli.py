@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table as Grid
 
 from flows import home as homes
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from flows.analytics import AnalysisOutcome
 
 SUMMARY = ("survival", "rmst", "logrank", "cox", "meta_analysis")  # tables that are printed
+WORDS = 14  # letters of a name that stay on one line of a narrow terminal
 
 
 def add_to(app: typer.Typer) -> None:
@@ -65,13 +67,18 @@ def print_analysis(console: Console, outcome: AnalysisOutcome) -> None:
         if table.name not in SUMMARY:
             continue
         grid = Grid(title=escape(table.title), title_justify="left", title_style="bold", header_style="dim", box=None)
+        rows = [[cell_text(cell) for cell in row] for row in table.rows]
         for place, name in enumerate(table.header):
             numbers = all(not isinstance(row[place], str) for row in table.rows)
-            grid.add_column(escape(name), justify="right" if numbers else "left")
-        for row in table.rows:
-            grid.add_row(*(escape(cell_text(cell)) for cell in row))
+            widest = max((len(row[place]) for row in rows), default=0)
+            least = widest if numbers else min(widest, WORDS)
+            grid.add_column(escape(name), justify="right" if numbers else "left", min_width=least)
+        for row in rows:
+            grid.add_row(*map(escape, row))
         console.print()
-        console.print(grid)
+        # A number is never cut: where the terminal is too narrow for the numbers, its lines break.
+        needed = Measurement.get(console, console.options.update(width=1000), grid).minimum
+        console.print(grid, width=max(console.width, needed), crop=False)
     console.print()
     for note in found.notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
