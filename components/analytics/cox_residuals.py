@@ -155,5 +155,5 @@ def _transformed(times: Floats, transform: Literal["identity", "log"]) -> Floats
     if transform == "identity":
         return times
     if (times <= 0).any():
-        raise DataError("an event at time 0 has no logarithm: use cox.transform: identity")
+        raise DataError("an event at time 0 has no logarithm: use the transform identity")
     return np.asarray(np.log(times))

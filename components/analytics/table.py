@@ -193,7 +193,7 @@ def _cells(values: Column, time: Time) -> tuple[Integers, bool, bool]:
     if np.isnan(found).any():
         raise DataError(f"column {time.column} is empty for some patients; everybody needs a time")
     if (found < 0).any():
-        raise DataError(f"column {time.column} holds negative times; it counts {time.unit} since the patient's entry")
+        raise DataError(f"column {time.column} holds negative times; it counts {time.unit} since the entry")
     if (found > time.end).mean() > _MOST_BEYOND:
         raise DataError(
             f"column {time.column}: more than half of the times lie beyond the grid's end, {time.end:g} {time.unit}; "

@@ -175,9 +175,12 @@ def test_the_registered_model_needs_nothing_of_wardround(trained: Trained, tmp_p
     rows = patients("new", 5, seed=9)
     code = (
         "import json, sys, warnings; warnings.simplefilter('ignore')\n"
+        "class Absent:  # as where WardRound is not installed\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name.partition('.')[0] in ('components', 'flows', 'models'): raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
         "import mlflow, pandas\n"
         f"scores = mlflow.pyfunc.load_model({str(model)!r}).predict(pandas.DataFrame({rows!r}))\n"
-        "assert not {'components', 'flows', 'models'} & set(sys.modules), 'WardRound was imported'\n"
         "print(json.dumps(scores['ill'].tolist()))"
     )
     done = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True, cwd=tmp_path)
