@@ -21,8 +21,10 @@ ROUNDS = 30
 # Another version, said before anything else is imported that would take the own one.
 OTHER = """
 import runpy, sys
-import components.exchange.protocol as protocol, components.gateway.records as records
-protocol.PROTOCOL, records.own_version = {protocol}, lambda: "{version}"
+import components.exchange.protocol as protocol
+protocol.PROTOCOL = {protocol}
+import components.gateway.records as records
+records.own_version = lambda: "{version}"
 module, *sys.argv[1:] = sys.argv[1:]
 runpy.run_module(module, run_name="__main__")
 """
