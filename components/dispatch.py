@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Protocol
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
+from pydantic import Field
 
+from components.later import LaterFields
 from components.rounds import Answer, ItemCounts, Name, Order, Record, Sha256
 from components.site_source import SiteSource
 from components.study import Study
@@ -60,7 +61,7 @@ class InitialModel(Record):
     parameters: int
 
 
-class Preparation(Record):
+class Preparation(Record, LaterFields):
     """What a site says of its data before the first round.
 
     Attributes:
@@ -74,6 +75,8 @@ class Preparation(Record):
         seconds: How long opening the data took.
     """
 
+    later = frozenset({"sums"})
+
     site: Name
     ready: bool
     reason: str = ""
@@ -82,11 +85,6 @@ class Preparation(Record):
     class_counts: dict[str, list[int]] = Field(default_factory=dict)
     sums: TableSums | None = None
     seconds: float = 0.0
-
-    @model_serializer(mode="wrap")
-    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what only a table has: of images, an older coordinator reads what a newer hospital says."""
-        return {key: value for key, value in write(self).items() if key != "sums" or value is not None}
 
 
 class Progress(Record):

@@ -9,14 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from components.later import LaterFields
 
 if TYPE_CHECKING:  # it brings torch, which a hospital's worker does without
     from components.weights import Weights
@@ -155,7 +150,7 @@ class ItemCounts(Record):
     quarantined: Annotated[int, Field(ge=0)]
 
 
-class ScoreSums(Record):
+class ScoreSums(Record, LaterFields):
     """A site's evaluation as sums that can be added over sites; see `components.evaluation.histograms`.
 
     Attributes:
@@ -171,6 +166,8 @@ class ScoreSums(Record):
         groups: The sums of some of the items on their own, by the name of the subgroup; none where they are too few.
     """
 
+    later = frozenset({"groups"})
+
     bins: Annotated[int, Field(ge=2, le=100_000)]
     positives: list[list[int]]
     negatives: list[list[int]]
@@ -180,11 +177,6 @@ class ScoreSums(Record):
     loss: float
     count: Annotated[int, Field(ge=0)]
     groups: dict[str, ScoreSums] = Field(default_factory=dict)
-
-    @model_serializer(mode="wrap")
-    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out subgroups where there are none: then an older end reads what a newer one says."""
-        return {key: value for key, value in write(self).items() if key != "groups" or value}
 
 
 class UpdateManifest(Record):

@@ -15,15 +15,14 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
-    SerializerFunctionWrapHandler,
     Tag,
-    model_serializer,
     model_validator,
 )
 
 from components.features import Feature as Feature
 from components.features import Records as Records
 from components.features import Subgroup as Subgroup
+from components.later import LaterFields
 from components.round_rules import Convergence as Convergence
 from components.round_rules import Metric as Metric
 from components.round_rules import Rounds as Rounds
@@ -108,7 +107,7 @@ class Splits(Section):
 _COLUMNS: dict[Column, str] = {"file": "file", "label": "label", "patient": "patient", "split": ""}
 
 
-class Data(Section):
+class Data(Section, LaterFields):
     """Where a site's items come from and what is done to each before the network sees it.
 
     Attributes:
@@ -138,6 +137,8 @@ class Data(Section):
         minimum_usable_fraction: A site whose usable items are a smaller part of its expected ones
             takes no part.
     """
+
+    later = frozenset({"records", "spatial_size"})
 
     source: Literal["datalist", "table", "folder", "npz", "records"]
     path: str = ""
@@ -169,12 +170,6 @@ class Data(Section):
                 "spatial_size (height, width) is missing; it goes with images, and not with source: records"
             )
         return self
-
-    @model_serializer(mode="wrap")
-    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what a study of the other kind does not have: digests of studies of images stay what they were."""
-        absent = {"spatial_size"} if self.records is not None else {"records"}
-        return {key: value for key, value in write(self).items() if key not in absent}
 
 
 class Site(Section):
@@ -257,7 +252,7 @@ class Optimizer(Section):
         return self
 
 
-class LocalTraining(Section):
+class LocalTraining(Section, LaterFields):
     """What a site does in one round.
 
     Attributes:
@@ -271,6 +266,8 @@ class LocalTraining(Section):
         precision: ``32``, ``16-mixed`` or ``bf16-mixed``.
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
     """
+
+    later = frozenset({"method"})
 
     method: Literal["gradient", "newton"] = "gradient"
     epochs: Positive | None = None
@@ -286,13 +283,8 @@ class LocalTraining(Section):
             raise ValueError("give epochs or steps: exactly one of them")
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is not asked for: digests of studies that do not have it stay what they were."""
-        return {key: value for key, value in write(self).items() if key != "method" or value != "gradient"}
 
-
-class Evaluation(Section):
+class Evaluation(Section, LaterFields):
     """How the global model is judged.
 
     Attributes:
@@ -306,18 +298,13 @@ class Evaluation(Section):
             hospital's items; ``none``.
     """
 
+    later = frozenset({"subgroups", "external"})
+
     bins: Annotated[int, Field(ge=10, le=10_000)] = 1000
     compare: list[Literal["local", "pooled"]] = Field(default_factory=list)
     champion: Literal["any", "full_roster"] = "any"
     subgroups: list[Subgroup] = Field(default_factory=list)
     external: Literal["none", "leave_one_site_out"] = "none"
-
-    @model_serializer(mode="wrap")
-    def _as_ever(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what is not asked for: digests of studies that do not have it stay what they were."""
-        absent = {"subgroups"} if not self.subgroups else set()
-        absent |= {"external"} if self.external == "none" else set()
-        return {key: value for key, value in write(self).items() if key not in absent}
 
 
 class Study(Whole):
