@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -85,9 +84,4 @@ def print_analysis(console: Console, outcome: AnalysisOutcome) -> None:
     for method, reasons in found.left_out.items():
         for site, reason in reasons.items():
             console.print(f"{escape(method)}: without {escape(site)}: {escape(reason)}", soft_wrap=True)
-    console.print(f"Report: {escape(_short(outcome.report))}", soft_wrap=True)
-
-
-def _short(path: Path) -> str:
-    """Return a path as one would type it from here."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    console.print(f"Report: {escape(homes.as_typed(outcome.report))}", soft_wrap=True)

@@ -112,7 +112,7 @@ def _record(found: Results, analysis: str, home: Path) -> AnalysisOutcome:
     report = analysis_report(
         found,
         tables,
-        [(title, caption, png) for title, caption, png in figures.values()],
+        list(figures.values()),
         analysis=analysis,
         code_version=code_version(),
     )

@@ -11,7 +11,7 @@ from components.data.phantoms import write_demo_hospitals
 from components.errors import StorageError
 from flows import api
 from flows.early import EarlyStart
-from flows.home import DEFAULT
+from flows.home import DEFAULT, as_typed
 from flows.results import print_results
 from flows.run import TrainingOutcome
 
@@ -25,7 +25,7 @@ def run(console: Console, *, home: Path, fresh: bool, dispatcher: str, early: Ea
     if not (hospitals / "README.txt").exists():
         console.print("Writing three hospitals' [bold]synthetic[/bold] images (DICOM, NIfTI, PNG with a CSV) ...")
         write_demo_hospitals(hospitals, seed=SEED)
-    console.print(f"The data is synthetic: {escape(_short(hospitals))}", soft_wrap=True)
+    console.print(f"The data is synthetic: {escape(as_typed(hospitals))}", soft_wrap=True)
     study = STUDIES / "demo.yaml"
     if not study.exists():
         raise StorageError(f"the demo's study is not at {study}: run from a checkout, or install the wheel again")
@@ -38,11 +38,11 @@ def run(console: Console, *, home: Path, fresh: bool, dispatcher: str, early: Ea
     print_outcome(console, outcome)
     image = next(iter(sorted(hospitals.rglob("*.dcm"))), hospitals)
     console.print("\nWhat to try next:")
-    option = "" if home == Path(DEFAULT).resolve() else f" --home {_short(home)}"
+    option = "" if home == Path(DEFAULT).resolve() else f" --home {as_typed(home)}"
     for command, words in (
         ("wardround ui", "the rounds in Prefect, the versions in MLflow"),
-        (f"wardround predict models:/{outcome.study.study}@champion {_short(image)}", "score a film"),
-        (f"wardround simulate {_short(STUDIES / 'pneumonia.yaml')}", "real chest films, three virtual hospitals"),
+        (f"wardround predict models:/{outcome.study.study}@champion {as_typed(image)}", "score a film"),
+        (f"wardround simulate {as_typed(STUDIES / 'pneumonia.yaml')}", "real chest films, three virtual hospitals"),
     ):
         console.print(f"  {escape(command + option)}", soft_wrap=True)
         console.print(f"      [dim]# {words}[/dim]")
@@ -60,12 +60,4 @@ def print_outcome(console: Console, outcome: TrainingOutcome) -> None:
     )
     console.print()
     print_results(console, outcome.study, outcome.tests, outcome.external)
-    console.print(f"Report: {escape(_short(Path(result['report'])))}", soft_wrap=True)
-
-
-def _short(path: Path) -> str:
-    """Return a path as one would type it from here."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    console.print(f"Report: {escape(as_typed(Path(result['report'])))}", soft_wrap=True)

@@ -43,6 +43,11 @@ def open_home(given: Path | None = None) -> Path:
     return home
 
 
+def as_typed(path: Path) -> str:
+    """Return a path as one would type it from here."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def free_bytes(folder: Path) -> int:
     """Return the bytes that this user may still write to the disk of a folder."""
     return shutil.disk_usage(folder).free

@@ -112,13 +112,14 @@ def _require_patients(analysis: Analysis, summaries: Mapping[str, SiteSummary], 
     """Refuse to go on without events, or with an empty arm."""
     if len(exits) < len(summaries):
         return  # what is not told cannot be missed; each method says who is left out
-    for number, (level, group) in enumerate(zip(analysis.arm.levels, groups_of(exits, analysis), strict=True)):
+    groups = groups_of(exits, analysis)
+    for number, (level, group) in enumerate(zip(analysis.arm.levels, groups, strict=True)):
         if not group.patients:
             raise DataError(
                 f"nobody at any site is in arm {level}: column {analysis.arm.column} of the study's level number "
                 f"{number + 1}; is it written like that in the tables?"
             )
-    if not sum(int(group.events[0].sum()) for group in groups_of(exits, analysis)):
+    if not sum(int(group.events[0].sum()) for group in groups):
         raise DataError(
             f"there is no event at any site: everybody counts as censored. Does 1 mean the event in column "
             f"{analysis.event.column}, and does the grid reach far enough ({analysis.time.end:g} {analysis.time.unit})?"

@@ -229,6 +229,7 @@ def _numbers(question: Question, study: AnalysisStudy) -> int:
 
 def _require_finite(finding: Finding) -> None:
     """Refuse to send what is not a number: JSON would turn it into nothing."""
-    text = json.dumps(finding.model_dump(mode="python"), allow_nan=True)
-    if "NaN" in text or "Infinity" in text:
-        raise RefusedError("the sums are not finite; the covariates or the coefficients are out of range")
+    try:
+        json.dumps(finding.model_dump(mode="python"), allow_nan=False)
+    except ValueError:
+        raise RefusedError("the sums are not finite; the covariates or the coefficients are out of range") from None

@@ -40,7 +40,7 @@ def encode(cell: object, feature: Mapping[str, Any]) -> float:
     if feature["type"] == "categorical":
         return float(_place(text, feature))
     if feature["type"] == "boolean":
-        found = _BOOLEANS.get(_plain(text).lower())
+        found = _BOOLEANS.get(plain(text).lower())
         if found is None:
             raise CellError(f"{feature['name']} is neither yes nor no")
         return found
@@ -71,7 +71,7 @@ def _number(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Write 1.0 as 1: tables with gaps turn codes into floats."""
     number = _number(text)
     return text if number is None or not number.is_integer() else str(int(number))
@@ -79,15 +79,15 @@ def _plain(text: str) -> str:
 
 def _is_one_of(text: str, values: Sequence[str]) -> bool:
     """Tell whether a text is one of some values, numbers by their value."""
-    return text in values or _plain(text) in {_plain(value) for value in values}
+    return text in values or plain(text) in {plain(value) for value in values}
 
 
 def _place(text: str, feature: Mapping[str, Any]) -> int:
     """Return the place of a category."""
-    categories = [_plain(category) for category in feature["categories"]]
-    if _plain(text) not in categories:
+    categories = [plain(category) for category in feature["categories"]]
+    if plain(text) not in categories:
         raise CellError(f"{feature['name']} is none of its categories")
-    return categories.index(_plain(text))
+    return categories.index(plain(text))
 
 
 class TableModel:

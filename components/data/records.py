@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from components.data.encoding import CellError, encode
+from components.data.encoding import CellError, encode, plain
 from components.data.listing import Row
 from components.errors import DataError, StudyError
 from components.features import Feature, Records
@@ -52,7 +52,7 @@ def read_table(path: Path, data: Data, owner: str, *, labelled: bool = True) -> 
     names["split"] = data.columns.get("split", "")
     used = [name for name in names.values() if name] if labelled else []
     _require_columns([*used, *(feature.column_name for feature in data.records.features)], lines[0], owner)
-    classes = {_key(value): name for name, values in data.records.labels.items() for value in values}
+    classes = {plain(value.strip()): name for name, values in data.records.labels.items() for value in values}
     return [_row(number, line, names, classes) for number, line in enumerate(lines, start=1)]
 
 
@@ -203,20 +203,11 @@ def _row(number: int, line: dict[str, str], names: Mapping[str, str], classes: M
     """Turn one line into a row; its name is its number, which stays at the hospital."""
     label: object = line.get(names["label"]) or None
     if classes and label is not None:
-        label = classes.get(_key(str(label)), NO_CLASS)
+        label = classes.get(plain(str(label).strip()), NO_CLASS)
     name = f"row {number}"
     patient = line.get(names["patient"], "") if names["patient"] else name
     split = line.get(names["split"], "") if names["split"] else ""
     return Row(name=name, files=(), label=label, patient=patient, split=split, extras=line)
-
-
-def _key(value: str) -> str:
-    """Write a label's value so that 1, 1.0 and "1" are the same."""
-    try:
-        number = float(value)
-    except ValueError:
-        return value.strip()
-    return str(int(number)) if math.isfinite(number) and number.is_integer() else value.strip()
 
 
 def _unsound(feature: Feature, found: Counter[str], rows: int) -> list[str]:
