@@ -7,7 +7,8 @@ each site, ``aggregated``, ``evaluated``, ``committed`` (may come during the nex
 ``tested``, ``compared``, ``externally_tested`` and ``training_finished``, or ``cancelled``.
 ``training_resumed``, ``interrupted``,
 ``site_joined``, ``site_left`` and ``waiting`` (for a quorum) may stand anywhere between; ``asked_again`` (a site,
-for another attempt), ``late_update`` (one of an earlier round, used in this one), ``update_lost`` (one that was
+for another attempt), ``claim_lapsed`` and ``claim_renewed`` (a site that took its work up fell silent, and was heard
+of again), ``late_update`` (one of an earlier round, used in this one), ``update_lost`` (one that was
 received and is damaged now) and ``weights_mended`` (they were damaged, and written again) within a round.
 
 In an asynchronous training ``round_planned`` says who is asked, the others being at work for an earlier round; an
@@ -43,6 +44,9 @@ class Line(Protocol):
         ...
 
 
+SILENT = "took its work up and fell silent"
+
+
 @dataclass
 class RoundLedger:
     """What is known of one round; None where it has not happened.
@@ -51,6 +55,7 @@ class RoundLedger:
         asked: In an asynchronous training: who was asked when the round was planned; None in a synchronous one.
         earlier: By site, the plan of an earlier round that its update was made for.
         at_work: Sites that were at work when an asynchronous round closed, by the round they were asked in.
+        silent: Sites that took their work up, and fell silent.
         judged_before: Sites that could not evaluate the round's version, by the version that their sums are of.
     """
 
@@ -61,6 +66,7 @@ class RoundLedger:
     judged_before: dict[str, int] = field(default_factory=dict)
     received: dict[str, Answer] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
+    silent: set[str] = field(default_factory=set)
     attempts: dict[str, int] = field(default_factory=dict)
     late: dict[str, tuple[RoundPlan, Answer]] = field(default_factory=dict)
     durations: dict[str, float] = field(default_factory=dict)
@@ -73,19 +79,14 @@ class RoundLedger:
 
     def apply(self, event: str, data: Mapping[str, Any]) -> None:
         """Take one event of this round into account; events of other kinds change nothing."""
-        if event == "update_received":
-            answer = Answer.model_validate(data["answer"])
-            self.received[answer.site] = answer
-            self.durations |= {answer.site: data["took_s"]} if "took_s" in data else {}
-            self.earlier |= {answer.site: RoundPlan.model_validate(data["plan"])} if "plan" in data else {}
-        elif event == "update_lost":
-            self.received.pop(data["site"], None)
-            self.earlier.pop(data["site"], None)
-            self.refused[data["site"]] = data["reason"]
-        elif event == "update_refused":
-            self.refused[data["site"]] = data["reason"]
+        if event in ("update_received", "update_lost", "update_refused"):
+            self._take(event, data)
         elif event == "asked_again":
             self.attempts[data["site"]] = data["attempt"]
+        elif event == "claim_lapsed":
+            self.silent.add(data["site"])
+        elif event == "claim_renewed":
+            self.silent.discard(data["site"])
         elif event == "late_update":
             used = RoundPlan.model_validate(data["plan"]), Answer.model_validate(data["answer"])
             self.late[used[1].site] = used
@@ -98,6 +99,20 @@ class RoundLedger:
             self.judged_before = dict(data.get("judged_before", {}))
         elif event == "committed":
             self.version = data["version"]
+
+    def _take(self, event: str, data: Mapping[str, Any]) -> None:
+        """Take into account what became of a site's update."""
+        if event == "update_received":
+            answer = Answer.model_validate(data["answer"])
+            self.received[answer.site] = answer
+            self.silent.discard(answer.site)
+            self.durations |= {answer.site: data["took_s"]} if "took_s" in data else {}
+            self.earlier |= {answer.site: RoundPlan.model_validate(data["plan"])} if "plan" in data else {}
+            return
+        if event == "update_lost":
+            self.received.pop(data["site"], None)
+            self.earlier.pop(data["site"], None)
+        self.refused[data["site"]] = data["reason"]
 
     def require_state(self) -> StateRef:
         """Return the state the round ended with.

@@ -77,7 +77,6 @@ class Buffer:
         self._item = session.ledger.rounds[number]
         self._retries = Retries()
         self._seen: set[str] = set()  # sites that refuse the round because they know it, or a later one, otherwise
-        self._said = ""
         for site in session.flights.keys() - session.ledger.in_flight.keys():  # it has left
             let_go(session, site)
         for site, plan in sorted(session.ledger.in_flight.items()):
@@ -131,8 +130,7 @@ class Buffer:
                 await session.wait_any(*answers, timeout_s=LOOK_EVERY_S)
         finally:
             self._end()
-        if self._said:
-            session.hospitals_said(self._number, "")
+        session.waits_for(self._number, "")
 
     async def _take(self, site: str) -> None:
         """Check what a site answered, and write it into the journal."""
@@ -166,6 +164,7 @@ class Buffer:
     def _look(self) -> None:
         """Ask anew whoever is over its deadline; where too few are left who could deliver, see what can be done."""
         session, now = self._session, time.monotonic()
+        session.watch_claims(self._number, {site: flight.plan for site, flight in session.flights.items()})
         for site, flight in sorted(session.flights.items()):
             if now >= flight.asked_at + self._deadline_s(site, flight):
                 self._give_up(site, flight)
@@ -214,8 +213,8 @@ class Buffer:
                 f"round {self._number} has {item.lacking}. {reasons_text(reasons)}. "
                 "Mend the sites and run the same command: what arrived is kept; or lower rounds.buffer in the study"
             )
-        reasons |= {site: session.away(site) or "at work" for site in session.flights}
-        self._said = say_whom(session, self._number, item.lacking, reasons, said=self._said)
+        reasons |= {site: session.at_work(flight.plan, site) for site, flight in session.flights.items()}
+        say_whom(session, self._number, item.lacking, reasons)
         for site in reasons:
             if site not in session.flights and site in session.sites and self._retries.is_due(site):
                 self._ask_again(site)

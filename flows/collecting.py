@@ -69,7 +69,6 @@ class Collection:
         self._unanswered: set[str] = set()
         self._seen: set[str] = set()  # sites that refuse the round because they know it, or a later one, otherwise
         self._changed, self._closed = asyncio.Event(), asyncio.Event()
-        self._said = ""
         self._broken: Exception | None = None
         drop_damaged(session, number)
         for site in self.sites:
@@ -141,12 +140,12 @@ class Collection:
             while (left_s := self._seconds_left()) > 0:
                 if self._broken is not None:
                     raise self._broken
+                self._session.watch_claims(self._number, {site: self._item.plan_for(site) for site in self._unanswered})
                 self._changed.clear()
                 await self._session.wait_any(self._changed.wait(), timeout_s=min(left_s, LOOK_EVERY_S))
         finally:
             self._closed.set()
-        if self._said:
-            self._session.hospitals_said(self._number, "")
+        self._session.waits_for(self._number, "")
         if self._item.lacking:
             raise QuorumError(
                 f"round {self._number} has {self._item.lacking}. {reasons_text(self._item.refused)}. "
@@ -223,8 +222,8 @@ class Collection:
     def _wait_for_quorum(self, lacking: str) -> None:
         """Say whom the round waits for, and ask again those who could not."""
         missing = {site: self._item.refused.get(site, "") for site in self.sites}
-        missing |= {site: self._session.away(site) or "at work" for site in self._unanswered}
-        self._said = say_whom(self._session, self._number, lacking, missing, said=self._said)
+        missing |= {site: self._session.at_work(self._item.plan_for(site), site) for site in self._unanswered}
+        say_whom(self._session, self._number, lacking, missing)
         for site in self.sites:
             if site not in self._unanswered and self._retries.is_due(site):
                 self.ask_again(site)
@@ -282,22 +281,17 @@ def send(session: Session, plan: RoundPlan, site: str) -> asyncio.Future[Answer]
     return answer
 
 
-def say_whom(session: Session, number: int, lacking: str, missing: Mapping[str, str], *, said: str) -> str:
-    """Record and show whom a round waits for, unless that is what was said before; return what is said now.
+def say_whom(session: Session, number: int, lacking: str, missing: Mapping[str, str]) -> None:
+    """Record and show whom a round waits for.
 
     Args:
         session: The training.
         number: The round.
         lacking: What it lacks, in words.
         missing: Sites that have not delivered, and why as far as it is known.
-        said: What was said before.
     """
     reasons = {site: session.speaks_otherwise(site) or reason for site, reason in missing.items()}
-    text = f"waiting for quorum: {lacking}, missing: {reasons_text(reasons)}"
-    if text != said:
-        session.record("waiting", round=number, reason=text)
-        session.hospitals_said(number, text)
-    return text
+    session.waits_for(number, f"waiting for quorum: {lacking}, missing: {reasons_text(reasons)}")
 
 
 def drop_damaged(session: Session, number: int) -> list[str]:

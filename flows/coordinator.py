@@ -23,6 +23,7 @@ from pydantic import ValidationError
 from components.errors import RefusedError, ServiceError, StorageError
 from components.exchange.keys import VerifyKey
 from components.files import storage_errors, write_whole
+from components.gateway.claims import Claims
 from components.gateway.database import Database
 from components.gateway.grants import Grants
 from components.gateway.leases import Leases
@@ -74,6 +75,7 @@ class CoordinatorSide:
         secrets: What it signs and opens with.
         sites: The sites, as the gateway knows them.
         grants: What the gateway lets them do.
+        claims: What of it they have taken up.
         folder: The coordinator's folder.
         keep_sealed: Whether sealed updates stay after they were taken.
         leases: Who acts for it.
@@ -84,6 +86,7 @@ class CoordinatorSide:
     secrets: CoordinatorSecrets
     sites: Sites
     grants: Grants
+    claims: Claims
     folder: Path
     leases: Leases
     keep_sealed: bool = False
@@ -244,6 +247,7 @@ def open_side(folder: Path) -> CoordinatorSide:
         secrets=CoordinatorFolder(folder).read(),
         sites=Sites(database),
         grants=Grants(database),
+        claims=Claims(database),
         folder=folder,
         leases=Leases(database),
         keep_sealed=config.keep_sealed,

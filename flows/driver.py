@@ -265,11 +265,10 @@ async def _gather_sites(session: Session, number: int) -> None:
     while number not in session.ledger.rounds and (lacking := lacking_sites(session)):
         if session.hospitals is None:
             raise QuorumError(f"round {number} cannot begin: {lacking}")
-        session.hospitals_said(number, f"waiting for quorum: {lacking}")
+        session.waits_for(number, f"waiting for quorum: {lacking}")
         await session.wait_any(timeout_s=1.0)
         session.follow_membership()
-        if not lacking_sites(session):
-            session.hospitals_said(number, "")
+    session.waits_for(number, "")
 
 
 async def _test(session: Session, number: int) -> dict[str, float]:

@@ -73,14 +73,11 @@ async def evaluate_everywhere(session: Session, number: int, split: Split) -> tu
     Raises:
         QuorumError: If no site could evaluate, and nobody comes back who could.
     """
-    waited = False
     while True:
         answers, took_s, reasons = await _hear_all(session, number, _ask_all(session, number, session.sites, split))
         if answers:
-            if waited:
-                session.hospitals_said(number, "")
+            session.waits_for(number, "")
             return await asyncio.to_thread(pool, session.study, answers), took_s
-        waited = True
         await _wait_for_a_site(session, number, reasons)
 
 
@@ -113,18 +110,15 @@ async def judge(session: Session, number: int, asked: Mapping[str, Question]) ->
     Raises:
         QuorumError: If no site could evaluate the version, and nobody comes back who could.
     """
-    waited = False
     while True:
         answers, took_s, reasons = await _hear_all(session, number, asked)
         sums = {site: (asked[site].version, answer.sums) for site, answer in answers.items()}
         fresh = {site for site, (version, _) in sums.items() if version == number}
         if fresh:
             break
-        waited = True
         await _wait_for_a_site(session, number, reasons)
         asked = ask_the_free(session, number)
-    if waited:
-        session.hospitals_said(number, "")
+    session.waits_for(number, "")
     known = _known(session, number)
     newest = {site: found for site, found in _newest(known, sums).items() if site in session.sites}
     evaluation = await asyncio.to_thread(pool_sums, session.study, {site: newest[site][1] for site in sorted(newest)})
@@ -220,5 +214,5 @@ async def _wait_for_a_site(session: Session, number: int, reasons: Mapping[str, 
     """
     if session.hospitals is None:
         raise QuorumError(f"no site could evaluate round {number}. {reasons_text(reasons)}")
-    session.hospitals_said(number, f"waiting for a site that can evaluate: {reasons_text(reasons)}")
+    session.waits_for(number, f"waiting for a site that can evaluate: {reasons_text(reasons)}")
     await session.wait_any(timeout_s=EVALUATE_AGAIN_S)

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from components.journal import Entry, read
-from components.ledger import RoundLedger, TrainingLedger, resumable, trainings
+from components.ledger import SILENT, RoundLedger, TrainingLedger, resumable, trainings
+
+_BESIDE = ("asked_again", "update_refused", "claim_lapsed", "claim_renewed")  # while a round waits
 
 
 @dataclass(frozen=True)
@@ -87,13 +89,14 @@ def _missing(ledger: TrainingLedger, item: RoundLedger | None) -> dict[str, str]
         return {}
     absent = [site for site in item.plan.roster if site not in item.received]
     earlier = {site: plan.round for site, plan in ledger.in_flight.items() if plan.round < item.plan.round}
-    return {site: f"since round {earlier[site]}" if site in earlier else item.refused.get(site, "") for site in absent}
+    known = item.refused | dict.fromkeys(item.silent, SILENT)
+    return {site: f"since round {earlier[site]}" if site in earlier else known.get(site, "") for site in absent}
 
 
 def _waiting(training: str, entries: Sequence[Entry]) -> str:
     """Return what a training said last that it waits for, unless something has happened since."""
     for entry in reversed(entries):
-        if entry.data.get("training") == training and entry.event not in ("asked_again", "update_refused"):
+        if entry.data.get("training") == training and entry.event not in _BESIDE:
             return str(entry.data["reason"]) if entry.event == "waiting" else ""
     return ""
 

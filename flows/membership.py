@@ -13,11 +13,13 @@ from components.assemble import quorum_of
 from components.dispatch import Preparation
 from components.errors import QuorumError, ServiceError, WardRoundError
 from components.exchange.protocol import speaks_otherwise
-from components.gateway.records import own_version
+from components.gateway.claims import Claim, ClaimState
+from components.gateway.records import SlotKey, own_version, slot_of_order
 from components.gateway.sites import Site
 from components.rounds import Order
 from components.study import Study, VirtualSites
 from flows.coordinator import CoordinatorSide
+from flows.heard import Heard
 from flows.progress import Watcher
 from flows.readiness import reasons_text
 from flows.remote import RemoteDispatcher
@@ -49,10 +51,10 @@ class Membership:
         self._again_at: dict[str, float] = {}
         self._found: dict[str, Preparation] = {}
         self._sites: dict[str, Site] = {}
-        self._heard: dict[str, tuple[float, float]] = {}  # what a site's clock of arrival said, and when we saw it
+        self._claims: dict[SlotKey, Claim] = {}
+        self._heard, self._renewed = Heard[str](), Heard[SlotKey]()
         self._at_work: Mapping[str, Preparation] = {}
-        self._began = self._saw = time.monotonic()
-        self._looked, self._blind = -math.inf, False
+        self._looked = -math.inf
 
     def gather(
         self, watcher: Watcher, check: Callable[[], None], *, at_work: Mapping[str, Preparation] = _NOBODY
@@ -110,7 +112,15 @@ class Membership:
         While the gateway's database is away nobody grows silent: nobody could have been heard.
         """
         self._read_sites()
-        return self._saw - (self._heard[site][1] if site in self._heard else self._began)
+        return self._heard.silent_s(site)
+
+    def claim(self, order: Order) -> ClaimState:
+        """See `flows.session.Hospitals`; by this process's own clock, as `silent_s`."""
+        self._read_sites()
+        slot = slot_of_order(order)
+        if slot not in self._claims:
+            return "open"
+        return "lapsed" if self._renewed.silent_s(slot) > self._claims[slot].life_s else "held"
 
     def speaks_otherwise(self, site: str) -> str:
         """See `flows.session.Hospitals`."""
@@ -163,26 +173,17 @@ class Membership:
             return
         self._looked = seen_at
         try:
-            self._sites = {site.name: site for site in self._side.sites.list()}
+            sites, self._claims = self._side.sites.list(), self._side.claims.all()
         except ServiceError as error:
             if not self._sites:
                 raise  # there is nothing to begin with
             log.warning("the list of sites is that of before: %s", error)
-            self._blind = True
+            self._heard.could_not()
+            self._renewed.could_not()
             return
-        self._saw = seen_at
-        self._hear(seen_at)
-
-    def _hear(self, seen_at: float) -> None:
-        """Note which sites have been heard of since; after a time of hearing nobody, each has its time anew."""
-        for name, site in self._sites.items():
-            known = name in self._heard
-            if site.last_seen is None or (not self._blind and known and self._heard[name][0] == site.last_seen):
-                continue
-            # At first sight the two clocks are compared; from then on only this process's own.
-            ago_s = 0.0 if known else max(time.time() - site.last_seen, 0.0)
-            self._heard[name] = site.last_seen, seen_at - ago_s
-        self._blind = False
+        self._sites = {site.name: site for site in sites}
+        self._heard.note({site.name: site.last_seen for site in sites}, seen_at)
+        self._renewed.note({slot: claim.renewed_at for slot, claim in self._claims.items()}, seen_at)
 
     def _is_member(self, site: Site) -> bool:
         """Return whether a site takes part in this training."""

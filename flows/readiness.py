@@ -56,14 +56,14 @@ def fitted_to(study: Study, preparations: Mapping[str, Preparation]) -> Fitted |
 
 def lacking_sites(session: Session) -> str:
     """Return what a next round lacks of sites that are ready, in words; empty if it has enough."""
-    study, ready, members = session.study, session.sites, session.ledger.members
-    needed = study.rounds.updates_needed or quorum_of(study, len(select_roster(study, members, 1)))
+    study, ready = session.study, session.sites
+    needed = study.rounds.updates_needed or quorum_of(study, len(select_roster(study, session.ledger.members, 1)))
     absent = [site for site in study.rounds.required if site not in ready]
     if len(ready) >= needed and not absent:
         return ""
-    reasons = {site: session.ledger.preparations[site].reason for site in members if site not in ready}
+    reasons = {site: found.reason for site, found in session.ledger.preparations.items() if not found.ready}
     reasons |= {site: "not in this federation" for site in absent if site not in reasons}
-    return f"{len(ready)} of {needed} sites are ready. {reasons_text(reasons)}"
+    return f"{len(ready)} of {needed} sites are ready, missing: {reasons_text(reasons)}"
 
 
 def require_metric(study: Study, preparations: Mapping[str, Preparation]) -> None:

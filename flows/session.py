@@ -17,10 +17,18 @@ from components.convergence import Progress, assess
 from components.deadlines import learned_deadline
 from components.dispatch import Dispatcher, Preparation
 from components.errors import RefusedError, StorageError, WardRoundError
-from components.federation import Evaluation, first_state, load_state, pool_sums, save_state, updates_of
+from components.federation import (
+    Evaluation,
+    first_state,
+    load_state,
+    pool_sums,
+    save_state,
+    training_order,
+    updates_of,
+)
 from components.journal import Journal
-from components.ledger import TrainingLedger, resumable
-from components.rounds import Answer, Order, ServerState
+from components.ledger import SILENT, TrainingLedger, resumable
+from components.rounds import Answer, Order, RoundPlan, ServerState
 from components.study import Study
 from components.sums_file import read_sums, write_sums
 from flows.cancellation import cancellation
@@ -28,6 +36,7 @@ from flows.progress import Watcher
 
 if TYPE_CHECKING:
     from components.exchange.store import FolderStore
+    from components.gateway.claims import ClaimState
     from components.strategies import Strategy
     from flows.buffering import Flight
     from flows.collecting import LateAnswer
@@ -64,6 +73,10 @@ class Hospitals(Protocol):
         """Return, in words, that a site is of another version that this coordinator does not understand; or nothing."""
         ...
 
+    def claim(self, order: Order) -> ClaimState:
+        """Return whether a site has taken an order up, and is still there."""
+        ...
+
     def estimate_s(self, site: str) -> float | None:
         """Return what a site's doctor expects a round of this study to take, in seconds."""
         ...
@@ -97,6 +110,7 @@ class Session:
     flights: dict[str, Flight] = field(default_factory=dict)  # of an asynchronous training: who is at work
     judges: set[str] = field(default_factory=set)  # likewise: who was asked to evaluate since this process began
     looks: dict[str, Question] = field(default_factory=dict)  # likewise: newcomers, asked about their first weights
+    waits: dict[int, str] = field(default_factory=dict)  # what each round was last said to wait for
     recording: asyncio.Event = field(default_factory=asyncio.Event)  # set once the recorder was started
     stop: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -300,6 +314,30 @@ class Session:
             return ""
         return f"not heard of for {_about(silent_s)}"
 
+    def at_work(self, plan: RoundPlan, site: str) -> str:
+        """Return, in words, what is known of a site whose update for a plan is not there."""
+        if self.hospitals is None:
+            return "at work"
+        claim = self.hospitals.claim(training_order(plan, site))
+        return self.away(site) or {"open": "has not taken it up", "held": "at work", "lapsed": SILENT}[claim]
+
+    def watch_claims(self, number: int, plans: Mapping[str, RoundPlan]) -> None:
+        """Record whoever took up work of a round and fell silent, and when it was heard of again.
+
+        Args:
+            number: The round.
+            plans: By site that has not delivered, what it was asked.
+        """
+        if self.hospitals is None:
+            return
+        silent = self.ledger.rounds[number].silent
+        for site, plan in sorted(plans.items()):
+            state = self.hospitals.claim(training_order(plan, site))
+            if state == "lapsed" and site not in silent:
+                self.record("claim_lapsed", round=number, site=site, attempt=plan.attempt, reason=SILENT)
+            elif state == "held" and site in silent:
+                self.record("claim_renewed", round=number, site=site, attempt=plan.attempt)
+
     def deadline_s(self, site: str, cap_s: float) -> float:
         """Return how long a round waits for a site: learned from its rounds, or what its doctor expects."""
         rounds = [item for _, item in sorted(self.ledger.rounds.items())]
@@ -324,8 +362,16 @@ class Session:
             else:
                 self.record("site_left", site=found.site, reason=found.reason)
 
-    def hospitals_said(self, number: int, text: str) -> None:
-        """Show what a round waits for, wherever somebody may look."""
+    def waits_for(self, number: int, text: str) -> None:
+        """Record and show what a round waits for, wherever somebody may look; empty: for nothing any more.
+
+        What was said last is not said again.
+        """
+        if text == self.waits.get(number, ""):
+            return
+        self.waits[number] = text
+        if text:
+            self.record("waiting", round=number, reason=text)
         self.watcher.waiting(text)
         if self.hospitals is not None:
             self.hospitals.say(number, text)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from components.errors import WardRoundError
 from components.gateway.bells import Bells
+from components.gateway.claims import Claims
 from components.gateway.database import Database
 from components.gateway.door import Door, note
 from components.gateway.grants import Grants
@@ -52,7 +53,7 @@ class Gateway:
             settings.prefect_url, settings.prefect_auth, prefect_routes if settings.prefect_url else (),
             hold_s=settings.hold_s,
         )  # fmt: skip
-        work = WorkList(settings, grants, self._bells)
+        work = WorkList(settings, grants, Claims(database), self._bells)
         parts = (Members(settings, database), Parcels(settings, database), work, self._proxy)
         endpoints = [endpoint for part in parts for endpoint in part.endpoints]
         inner = FastAPI(

@@ -136,6 +136,16 @@ leases = Table(
     Column("life_s", Double, nullable=False),
 )
 
+claims = Table(
+    "gateway_claims",
+    tables,
+    *(Column(name, String(63), primary_key=True) for name in ("training", "site")),
+    *(Column(name, Integer, primary_key=True) for name in ("round", "attempt")),
+    Column("kind", String(15), primary_key=True),
+    Column("renewed_at", Double, nullable=False),
+    Column("life_s", Double, nullable=False),
+)
+
 
 class Database:
     """The gateway's database.

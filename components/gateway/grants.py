@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 
 from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
 
-from components.gateway.database import Database, bells, grants, slot_grants
+from components.gateway.claims import is_claim
+from components.gateway.database import Database, bells, claims, grants, slot_grants
 from components.gateway.records import SlotKey, WorkItem
 
 Change = Callable[[Connection], None]
@@ -113,6 +114,7 @@ class Grants:
 
         def change(connection: Connection) -> None:
             connection.execute(update(slot_grants).where(_is(slot)).values(open=False, request=None))
+            connection.execute(delete(claims).where(is_claim(slot)))
             if wake:
                 _ring(connection, slot.site)
 
@@ -125,8 +127,10 @@ class Grants:
             & (slot_grants.c.round == round_number)
             & (slot_grants.c.attempt == attempt)
         )
+        taken = (claims.c.training == training) & (claims.c.round == round_number) & (claims.c.attempt == attempt)
         with self._database.write() as connection:
             connection.execute(update(slot_grants).where(of_attempt).values(open=False, request=None))
+            connection.execute(delete(claims).where(taken))
 
     def close_training(self, training: str) -> list[SlotKey]:
         """Take nothing more for a training and wake the sites that are at work for it; return what was open."""
@@ -136,6 +140,7 @@ class Grants:
         def change(connection: Connection) -> list[SlotKey]:
             slots = [SlotKey(**row._mapping) for row in connection.execute(select(*columns).where(of_training))]
             connection.execute(update(slot_grants).where(of_training).values(open=False, request=None))
+            connection.execute(delete(claims).where(claims.c.training == training))
             for site in sorted({slot.site for slot in slots}):
                 _ring(connection, site)
             return slots

@@ -18,6 +18,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from components.errors import RefusedError
+from components.gateway.claims import renew
 from components.gateway.database import Database, credentials, grants, nonces, sites, slot_grants, spoken, tokens
 from components.gateway.tokens import Invitation, Token, hash_secret, make_token
 
@@ -180,11 +181,12 @@ class Sites:
             return site
 
     def heartbeat(self, name: str, version: str, activity: Mapping[str, Any], protocol: int | None = None) -> None:
-        """Note that a site is alive, what it is doing, and what it runs and speaks."""
+        """Note that a site is alive, what it is doing, and what it runs and speaks; what it has claimed is renewed."""
         with self._database.write() as connection:
             _set_active(
                 connection, name, version=version, activity=json.dumps(dict(activity)), last_seen=self._database.now()
             )
+            renew(connection, name, self._database.now())
             if protocol is not None:
                 _set_spoken(connection, name, protocol)
 

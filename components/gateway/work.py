@@ -11,6 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from components.gateway.bells import Bells
+from components.gateway.claims import Claims
 from components.gateway.endpoints import Endpoint, answer_with, caller_of
 from components.gateway.grants import Grants
 from components.gateway.records import Work
@@ -28,11 +29,12 @@ class WorkList:
     Args:
         settings: Of the gateway.
         grants: What was asked.
+        claims: Who has taken it up.
         bells: What wakes who waits.
     """
 
-    def __init__(self, settings: Settings, grants: Grants, bells: Bells) -> None:
-        self._hold_s, self._grants, self._bells = settings.hold_s, grants, bells
+    def __init__(self, settings: Settings, grants: Grants, claims: Claims, bells: Bells) -> None:
+        self._hold_s, self._grants, self._claims, self._bells = settings.hold_s, grants, claims, bells
         self._slots = SealedSlots(settings.exchange / "sealed")
 
     @property
@@ -55,10 +57,13 @@ class WorkList:
                 break
             await self._bells.wait(site, rung, min(left_s, _LOOK_AGAIN_S))
             if await request.is_disconnected():
-                break
+                await run_in_threadpool(self._claims.hung_up, site)
+                return answer_with(Work(rung=rung, items=[]))  # to nobody
         return answer_with(await run_in_threadpool(self._open_work, site, rung))
 
     def _open_work(self, site: str, rung: int) -> Work:
-        """Return what is asked and not answered yet."""
+        """Return what is asked and not answered yet; from now on the caller has claimed it."""
         items = [item for item in self._grants.work(site) if self._slots.envelope(item.slot) is None]
+        if items:
+            self._claims.take(site, [item.slot for item in items])
         return Work(rung=rung, items=items)

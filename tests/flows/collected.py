@@ -15,6 +15,7 @@ import torch
 from components.dispatch import InitialModel, Preparation
 from components.exchange.store import FolderStore
 from components.federation import plan_round, slot_of
+from components.gateway.claims import ClaimState
 from components.journal import Journal
 from components.ledger import TrainingLedger
 from components.rounds import Answer, ItemCounts, Order, ServerState, UpdateManifest
@@ -42,6 +43,7 @@ class Ward:
     store: FolderStore
     asked: list[tuple[Order, Future[Answer]]] = field(default_factory=list)
     silent: dict[str, float] = field(default_factory=dict)
+    claims: dict[str, ClaimState] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
     withdrawn: list[Order] = field(default_factory=list)
 
@@ -55,6 +57,9 @@ class Ward:
 
     def silent_s(self, site: str) -> float:
         return self.silent.get(site, 0.0)
+
+    def claim(self, order: Order) -> ClaimState:
+        return self.claims.get(order.site, "held")
 
     def estimate_s(self, site: str) -> float | None:
         return None

@@ -12,9 +12,12 @@ import pytest
 from components.dispatch import Preparation
 from components.errors import QuorumError, ServiceError
 from components.exchange.protocol import PROTOCOL
+from components.gateway.claims import CLAIM_S, HUNG_UP_S, Claims
 from components.gateway.database import Database, sites
-from components.gateway.records import own_version
+from components.gateway.records import own_version, slot_of_order
 from components.gateway.sites import Site, Sites
+from components.rounds import Order, RoundPlan
+from flows import heard
 from flows import membership as module
 from flows.coordinator import CoordinatorSide
 from flows.membership import Membership
@@ -39,24 +42,35 @@ class Clock:
 class Side:
     """The part of a coordinator's side that a membership asks about silence."""
 
-    def __init__(self, known: Sites) -> None:
-        self.sites = known
+    def __init__(self, known: Sites, claims: Claims) -> None:
+        self.sites, self.claims = known, claims
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(heard, "time", clock)
     return clock
 
 
 @pytest.fixture
-def known(tmp_path: Path, clock: Clock) -> Iterator[Sites]:
+def database(tmp_path: Path, clock: Clock) -> Iterator[Database]:
     database = Database(f"sqlite:///{tmp_path}/g.db", clock=clock.time)
     with database.write() as connection:
         connection.execute(sites.insert().values(name="north", status="ready", last_seen=clock.now))
-    yield Sites(database)
+    yield database
     database.close()
+
+
+@pytest.fixture
+def known(database: Database) -> Sites:
+    return Sites(database)
+
+
+@pytest.fixture
+def claims(database: Database) -> Claims:
+    return Claims(database)
 
 
 def away(known: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -67,8 +81,8 @@ def away(known: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def membership(known: Sites) -> Membership:
-    side = cast(CoordinatorSide, Side(known))
+def membership(known: Sites, claims: Claims) -> Membership:
+    side = cast(CoordinatorSide, Side(known, claims))
     return Membership(tiny_study(), side, cast(RemoteDispatcher, None), require_ready=True)
 
 
@@ -92,14 +106,14 @@ def test_nobody_grows_silent_while_the_database_is_away(
     assert membership.silent_s("north") == 5
 
 
-def test_a_training_that_is_taken_up_waits_for_nobody_who_is_at_work_for_it(known: Sites) -> None:
+def test_a_training_that_is_taken_up_waits_for_nobody_who_is_at_work_for_it(known: Sites, claims: Claims) -> None:
     """It answers when it has trained, and that may take hours."""
 
     class Asking:
         def prepare(self, site: str) -> Future[Preparation]:
             return Future()
 
-    side, asking = cast(CoordinatorSide, Side(known)), cast(RemoteDispatcher, Asking())
+    side, asking = cast(CoordinatorSide, Side(known, claims)), cast(RemoteDispatcher, Asking())
     membership = Membership(tiny_study(rounds={"mode": "async", "buffer": 1}), side, asking, require_ready=True)
     before = Preparation(site="north", ready=True)
     assert membership.gather(Watcher(), lambda: None, at_work={"north": before}) == {"north": before}
@@ -127,3 +141,47 @@ def test_a_site_that_speaks_another_protocol_is_no_member_and_both_versions_are_
     known.heartbeat("north", own_version(), {}, PROTOCOL)
     clock.now += 2
     assert membership.speaks_otherwise("north") == ""
+
+
+ORDER = Order(
+    plan=RoundPlan(
+        study="s", training="t", study_digest="a" * 64, round=2, roster=["north"], quorum=1,
+        base_digest="b" * 64, deadline_s=60,
+    ),
+    site="north", nonce="c" * 32, kind="train", weights_digest="b" * 64,
+)  # fmt: skip
+
+
+def test_a_claim_lapses_once_its_site_is_not_heard_of(membership: Membership, claims: Claims, clock: Clock) -> None:
+    assert membership.claim(ORDER) == "open"
+    clock.now += 2
+    claims.take("north", [slot_of_order(ORDER)])
+    assert membership.claim(ORDER) == "held"
+    clock.now += CLAIM_S
+    assert membership.claim(ORDER) == "held"
+    clock.now += 1.5
+    assert membership.claim(ORDER) == "lapsed"
+    claims.take("north", [slot_of_order(ORDER)])
+    clock.now += 1.5
+    assert membership.claim(ORDER) == "held"
+
+
+def test_a_claim_of_who_hung_up_lapses_sooner(membership: Membership, claims: Claims, clock: Clock) -> None:
+    claims.take("north", [slot_of_order(ORDER)])
+    claims.hung_up("north")
+    assert membership.claim(ORDER) == "held"
+    clock.now += HUNG_UP_S + 1.5
+    assert membership.claim(ORDER) == "lapsed"
+
+
+def test_no_claim_lapses_while_the_database_is_away(
+    membership: Membership, known: Sites, claims: Claims, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claims.take("north", [slot_of_order(ORDER)])
+    assert membership.claim(ORDER) == "held"
+    with monkeypatch.context() as patch:
+        away(known, patch)
+        clock.now += 2 * CLAIM_S
+        assert membership.claim(ORDER) == "held"
+    clock.now += 2
+    assert membership.claim(ORDER) == "held", "nobody could renew it"

@@ -13,6 +13,7 @@ from components.dispatch import Dispatcher
 from components.errors import RefusedError
 from components.exchange.keys import SigningKey, VerifyKey
 from components.federation import plan_round, training_order
+from components.gateway.claims import Claims
 from components.gateway.database import Database
 from components.gateway.grants import Grants
 from components.gateway.leases import Leases
@@ -52,7 +53,7 @@ class Quiet:
 def side(tmp_path: Path) -> Iterator[Side]:
     database = Database(f"sqlite:///{tmp_path}/g.db")
     secrets = CoordinatorFolder(tmp_path).make("ward", names=["localhost"], ips=[])
-    yield Side("ward", secrets, Sites(database), Grants(database), tmp_path, Leases(database))
+    yield Side("ward", secrets, Sites(database), Grants(database), Claims(database), tmp_path, Leases(database))
     database.close()
 
 

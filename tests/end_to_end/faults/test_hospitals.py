@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,9 +19,10 @@ from components.exchange.keys import TlsKey
 from components.gateway.signed_requests import WINDOW_S
 from components.governance.certificates import Authority, issue_credential, make_csr
 from components.governance.identity_files import SiteFolder
+from flows.local_record import supervisor
 from tests.end_to_end.faults.trained import Trained, federation
 from tests.end_to_end.faults.wires import hear_of, relayed
-from tests.end_to_end.loopback import stopped
+from tests.end_to_end.loopback import children, stopped
 from tests.references.open_folder import open_folder
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
@@ -37,6 +41,43 @@ def test_a_hospital_that_stands_still_past_its_deadline_is_waited_for(trained: T
         row.go_on()
         row.end()
     row.record("a hospital's processes stopped (SIGSTOP) past the deadline, then going on", "asked")
+
+
+@pytest.mark.parametrize("how", ["killed", "standing still"])
+def test_a_hospital_that_takes_its_work_and_dies_is_noticed_in_seconds(trained: Trained, how: str) -> None:
+    """Before it begins, with nobody to start it again; the coordinator says so long before it would do without it."""
+    ward, up = trained.ward, supervisor(trained.ward.home)
+    assert up is not None
+    with trained.disturbed() as row, ExitStack() as stack:
+        row.reach("asked")
+        accepted = partial(ward.at, SITE, "plan_accepted", training=row.training)
+        ward.until(lambda: accepted()[-1].data["plan"]["round"] == 2, every_s=0.005)
+        worker = ward.worker(SITE)
+        stack.enter_context(stopped(worker))
+        assert not row.events("update_received", round=2, site=SITE), "this machine was too busy to stop it in time"
+        row.strike()
+        if how == "killed":
+            stack.enter_context(paused(up.pid))
+            for process in (worker, *children(worker)):
+                os.kill(process, signal.SIGKILL)
+        row.notice(lambda: row.events("claim_lapsed", round=2, site=SITE))
+        said = ward.run("status").stdout
+        row.again()
+        stack.close()
+        row.go_on()
+        row.end()
+    assert f"{SITE} (took its work up and fell silent)" in " ".join(said.split())
+    row.record(f"a hospital's worker {how} between taking its work and beginning it", "asked")
+
+
+@contextmanager
+def paused(process: int) -> Iterator[None]:
+    """Stop one process, without its children, and let it go on at the end."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
 
 
 def test_a_hospital_that_slept_past_its_credential_is_told_and_comes_back_with_a_token(trained: Trained) -> None:

@@ -145,7 +145,8 @@ class Disturbed:
     def steps(self) -> int:
         """Return how many steps the training has gone; that it waits or was taken up again is none."""
         path = self.ward.home / "trainings" / self.ward.name / "journal.jsonl"
-        idle = ('"training_resumed"', '"waiting"', '"update_refused"', '"evaluation_refused"', '"asked_again"')
+        idle = ('"training_resumed"', '"waiting"', '"update_refused"', '"evaluation_refused"', '"asked_again"',
+                '"claim_lapsed"', '"claim_renewed"')  # fmt: skip
         return sum(
             1
             for line in path.read_text(encoding="utf-8").splitlines()
