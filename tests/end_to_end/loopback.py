@@ -107,6 +107,16 @@ def stopped(process: int) -> Iterator[None]:
                 os.kill(one, signal.SIGCONT)
 
 
+@contextmanager
+def paused(process: int) -> Iterator[None]:
+    """Stop one process, without its children, and let it go on at the end."""
+    os.kill(process, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(process, signal.SIGCONT)
+
+
 def children(process: int) -> list[int]:
     """Return the processes that a process started, and theirs."""
     found: list[int] = []

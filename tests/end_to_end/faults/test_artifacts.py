@@ -81,6 +81,25 @@ def test_weights_of_the_store_that_are_damaged_before_a_resume_are_aggregated_ag
     row.record("aggregated weights damaged in the coordinator's store, and the training resumed", "aggregated")
 
 
+def test_published_weights_that_are_damaged_are_written_again(trained: Trained) -> None:
+    """In the file that gateway and store share, while a hospital has still to fetch it."""
+    with trained.disturbed() as row:
+        with row.asleep(SITE):
+            wait_for_the_others(row, SITE)
+            digest = row.events("round_planned", round=2)[0].data["plan"]["base_digest"]
+            published = exchange(row) / "objects" / f"{digest}.safetensors"
+            for kept in row.ward.hospital(SITE).rglob(published.name):  # of the undisturbed training, the same weights
+                kept.unlink()
+            row.strike()
+            flip(published)
+        row.notice(lambda: row.events("weights_mended", round=2, weights=digest))
+        row.go_on()
+        row.end()
+    (refused,) = row.events("update_refused", round=2, site=SITE)
+    assert "was changed or damaged" in refused.data["reason"]
+    row.record("published weights damaged before a hospital fetched them", "asked")
+
+
 def test_a_model_that_is_damaged_in_mlflow_is_not_predicted_with_and_costs_no_training(trained: Trained) -> None:
     ward = trained.ward
     version = ward.events("committed", training=trained.latest())[-1].data["version"]
@@ -104,6 +123,12 @@ def test_a_model_that_is_damaged_in_mlflow_is_not_predicted_with_and_costs_no_tr
     row.record("all models damaged in MLflow's files", "always")
 
 
+def wait_for_the_others(row: Disturbed, site: str) -> None:
+    """Wait until all hospitals but one have delivered in round 2."""
+    others = set(row.ward.sites) - {site}
+    row.ward.until(lambda: {e.data["site"] for e in row.events("update_received", round=2)} >= others)
+
+
 def stored(row: Disturbed, number: int, site: str) -> Iterator[Path]:
     """Return the opened updates of a site in the coordinator's store."""
     slots = row.ward.home / "federation" / "stores" / row.ward.name / "slots" / row.training
@@ -114,8 +139,7 @@ def stored(row: Disturbed, number: int, site: str) -> Iterator[Path]:
 def killed_while_waiting_for(row: Disturbed, site: str) -> Iterator[None]:
     """Kill the training in its second round when it has all updates but one; that one comes afterwards."""
     with row.asleep(site):
-        others = set(row.ward.sites) - {site}
-        row.ward.until(lambda: {e.data["site"] for e in row.events("update_received", round=2)} >= others)
+        wait_for_the_others(row, site)
         row.train.kill()
         row.train.wait()
         yield

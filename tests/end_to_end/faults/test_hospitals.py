@@ -22,7 +22,7 @@ from components.governance.identity_files import SiteFolder
 from flows.local_record import supervisor
 from tests.end_to_end.faults.trained import Trained, federation
 from tests.end_to_end.faults.wires import hear_of, relayed
-from tests.end_to_end.loopback import children, stopped
+from tests.end_to_end.loopback import children, paused, stopped
 from tests.references.open_folder import open_folder
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.long]
@@ -68,16 +68,6 @@ def test_a_hospital_that_takes_its_work_and_dies_is_noticed_in_seconds(trained: 
         row.end()
     assert f"{SITE} (took its work up and fell silent)" in " ".join(said.split())
     row.record(f"a hospital's worker {how} between taking its work and beginning it", "asked")
-
-
-@contextmanager
-def paused(process: int) -> Iterator[None]:
-    """Stop one process, without its children, and let it go on at the end."""
-    os.kill(process, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(process, signal.SIGCONT)
 
 
 def test_a_hospital_that_slept_past_its_credential_is_told_and_comes_back_with_a_token(trained: Trained) -> None:

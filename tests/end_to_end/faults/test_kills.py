@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from itertools import product
@@ -17,8 +18,9 @@ from typing import Any
 
 import pytest
 
+from flows.local_record import supervisor
 from tests.end_to_end.faults.trained import STAGES, Trained
-from tests.end_to_end.loopback import children
+from tests.end_to_end.loopback import children, paused
 
 pytestmark = pytest.mark.timeout(900)
 DRIVER = "the coordinator's training"
@@ -54,6 +56,27 @@ def test_what_is_killed_costs_time_and_nothing_else(trained: Trained, part: str,
         row.go_on()
         row.end(driving)
     row.record(f"kill -9 of {part}", stage)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("away_s", [20, 70], ids=["20 s", "beyond its client's patience of 62 s"])
+def test_a_training_goes_on_and_ends_while_prefect_is_away(trained: Trained, away_s: int) -> None:
+    """Sites finish their work meanwhile, and all of it counts, whatever Prefect shows of it afterwards."""
+    up, mark = supervisor(trained.ward.home), trained.mark("Prefect")
+    assert up is not None
+    assert mark is not None
+    with trained.disturbed() as row:
+        row.reach("asked")
+        row.strike()
+        with paused(up.pid):  # nobody starts it again
+            os.kill(mark.pid, signal.SIGKILL)
+            began = time.monotonic()
+            row.go_on()
+            row.notice(lambda: row.events("committed", round=2) or row.train.poll() is not None)
+            time.sleep(max(began + away_s - time.monotonic(), 0))
+        row.end()
+    trained.ward.until(lambda: trained.mark("Prefect") not in (None, mark))
+    row.record(f"Prefect away for {away_s} s", "asked")
 
 
 def kill(trained: Trained, part: str, train: subprocess.Popen[str]) -> Callable[[], Any]:
