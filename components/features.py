@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from components.history import Code, Dated, Days, History, codes_mistake, rising
+from components.history import Code, Dated, Days, History, code_mistake, codes_mistake, rising
 from components.later import LaterFields
 from components.section import Positive, Section
 
@@ -104,15 +104,17 @@ class Feature(Section, LaterFields):
                 return f"{given[0]} belongs to records with a code: give record: measurement, condition, ..."
             kind = {"age": "numeric", "sex": "categorical"}.get(self.record, self.type)
             return "" if self.type == kind else f"type must be {kind} with record: {self.record}"
-        wrong = codes_mistake([self.code, *self.also])
-        if wrong:
-            return f"{'also' if self.code and self.also else 'code'} {wrong}"
+        own, all_codes = code_mistake(self.code), codes_mistake(self.codes)
+        if own or all_codes:
+            return f"code {own}" if own else f"also {all_codes}"
         if not rising(self.window_days):
             return f"window_days must be first and last day, given {self.window_days}"
         if self.type != ("numeric" if self.take == "count" else "boolean") and self.take in ("count", "any"):
             return f"take {self.take} makes {'a number' if self.take == 'count' else 'yes or no'}, not {self.type}"
-        if self.take in ("count", "any"):
-            return ""
+        return "" if self.take in ("count", "any") else self._value_mistake()
+
+    def _value_mistake(self) -> str:
+        """Say what is wrong with the value that is taken; nothing if it is right."""
         if self.record != "measurement":
             return f"take must be any or count with record: {self.record}, which has no value"
         if self.type != "numeric" and self.take not in ("first", "last"):

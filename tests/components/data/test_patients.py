@@ -148,6 +148,7 @@ def test_a_unit_is_converted_only_where_the_study_says_by_what(tmp_path: Path) -
         ([INDEX], None, "1 x not looked on for long enough"),
         ([INDEX, Dated("visit", histories.OUTPATIENT, "2020-05-30")], None, "1 x not looked on for long enough"),
         ([INDEX, Dated("visit", histories.OUTPATIENT, "2020-05-31")], "0", ""),
+        ([INDEX, Dated("visit", histories.OUTPATIENT, "2119-05-31")], None, "1 x not looked on for long enough"),
         ([Dated("visit", INPATIENT, "2018-06-01"), LATER], None, "1 x no index date"),
         ([Dated("visit", INPATIENT, "2019-06"), LATER], None, "1 x no index date"),
     ],
@@ -171,6 +172,48 @@ def test_a_window_that_ends_after_the_records_leaves_a_case_out_as_it_does_the_o
     history = histories.HISTORY | {"until": "2020-05-30"}
     found = read(tmp_path, history=history)
     assert "9" not in {row.patient for row in found.rows}
+
+
+def test_a_record_in_error_is_no_sign_that_a_patient_was_looked_on(tmp_path: Path) -> None:
+    void = chol(200, "2021-01-01", status="entered-in-error")
+    histories.write_ndjson(tmp_path, one_more(INDEX))
+    (tmp_path / "More.ndjson").write_text(json.dumps(void))
+    assert ("patients", "1 x not looked on for long enough") in remarks(read(tmp_path))
+    (tmp_path / "More.ndjson").write_text(json.dumps(void | {"status": "final"}))
+    assert only(read(tmp_path), "9").label == "0"
+
+
+def omop_with(folder: Path, **cells: Any) -> ReadPatients:
+    """Read OMOP in which patient 9's cholesterol, 200, is written with other cells."""
+    tables = histories.omop_tables(one_more(INDEX, LATER, Dated("measurement", CHOL, "2019-05-01", 200.0, "mg/dL")))
+    for row in tables["measurement"]:
+        row["measurement_source_concept_id"] = 0
+    tables["measurement"][-1] |= cells
+    for name, rows in tables.items():
+        histories._write_csv(folder / f"{name}.csv", rows)
+    return read(folder, "omop")
+
+
+@pytest.mark.parametrize(
+    ("cells", "cell", "reason"),
+    [
+        ({}, "200.0", ""),
+        ({"operator_concept_id": 4172703}, "200.0", ""),
+        ({"operator_concept_id": 4171756}, "", "1 x is a bound, not a value"),
+        ({"measurement_concept_id": 0, "measurement_source_concept_id": CHOL[2]}, "200.0", ""),
+        ({"measurement_concept_id": f"{CHOL[2]}.0"}, "200.0", ""),
+        ({"person_id": 404}, "", "1 x of nobody among the patients"),
+        ({"value_as_number": ""}, "", "1 x has no value"),
+        ({"value_as_number": "high"}, "", "1 x no number"),
+        ({"measurement_date": ""}, "", "1 x has no date"),
+        ({"measurement_datetime": "2019-06-02 01:00:00"}, "200.0", ""),
+        ({"unit_concept_id": 8753, "unit_source_value": "mmol/L"}, "", "1 x in another unit"),
+    ],
+)
+def test_a_row_of_omop_counts_or_is_said_not_to(tmp_path: Path, cells: Cells, cell: str, reason: str) -> None:
+    found = omop_with(tmp_path, **cells)
+    assert only(found, "9").extras["chol"] == cell
+    assert {text for name, text in remarks(found) if name == "chol"} == ({reason} if reason else set())
 
 
 def test_ages_are_a_matter_of_the_study(tmp_path: Path) -> None:
