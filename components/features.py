@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from components.history import Code, Dated, Days, History, code_mistake, codes_mistake, rising
+from components.later import LaterFields
 from components.section import Positive, Section
 
 FEATURE_PATTERN = r"[A-Za-z][A-Za-z0-9_]{0,62}"
@@ -30,7 +32,7 @@ def _text(value: Any) -> Any:
 Text = Annotated[str, BeforeValidator(_text, json_schema_input_type=str | int | float)]
 
 
-class Feature(Section):
+class Feature(Section, LaterFields):
     """One feature: a column of every hospital's table.
 
     Attributes:
@@ -48,7 +50,20 @@ class Feature(Section):
         indicator: Whether the model is told, as an input of its own, that the value was missing.
         most_missing: Largest part of a site's rows that may lack it; a site that lacks more takes no part.
         most_outside: Largest part of a site's values that may be out of range or of no category.
+        record: For patients' dated records: what it is made of. ``age`` (completed years at the index date), ``sex``
+            (categories ``male``, ``female``, ``other``), or records of a kind that have `code`.
+        also: Further codes that mean the same, for example ``OMOP 3027114`` beside ``LOINC 2093-3``. A code that ends
+            with ``*`` stands for all that begin so.
+        window_days: First and last day, counted from the index date, on which a record counts: ``[-365, 0]``. Left out,
+            all up to the index date do.
+        take: What is made of several: ``last`` or ``first`` value, ``mean``, ``min`` or ``max`` of the values,
+            ``count`` of the records, ``any`` (whether there is one).
+        convert: Other units (UCUM) that are taken, and what a value in them is multiplied by to be in `unit`. A value
+            in any other unit is not used.
+        meanings: Codes that stand for a category, or for ``no`` and ``yes``, by category.
     """
+
+    later = frozenset({"record", "also", "window_days", "take", "convert", "meanings"})
 
     name: FeatureName
     type: Literal["numeric", "categorical", "boolean"] = "numeric"
@@ -61,6 +76,12 @@ class Feature(Section):
     indicator: bool = False
     most_missing: Annotated[float, Field(ge=0, le=1)] = 1.0
     most_outside: Annotated[float, Field(ge=0, le=1)] = 0.05
+    record: Literal["", "age", "sex"] | Dated = ""
+    also: list[Code] = Field(default_factory=list)
+    window_days: Days | None = None
+    take: Literal["last", "first", "mean", "min", "max", "count", "any"] = "last"
+    convert: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    meanings: dict[str, list[Code]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _check(self) -> Feature:
@@ -70,7 +91,42 @@ class Feature(Section):
             raise ValueError("categories go with type: categorical, and only with it")
         if self.categories and (len(self.categories) < 2 or len(set(self.categories)) < len(self.categories)):
             raise ValueError(f"categories must be two or more and differ from each other, given {self.categories}")
+        wrong = self._dated_mistake()
+        if wrong:
+            raise ValueError(wrong)
         return self
+
+    def _dated_mistake(self) -> str:
+        """Say what is wrong with what it is made of; nothing if it is right."""
+        if self.record in ("", "age", "sex"):
+            given = sorted(word for word in self.later - {"record"} if getattr(self, word) != _default(word))
+            if given:
+                return f"{given[0]} belongs to records with a code: give record: measurement, condition, ..."
+            kind = {"age": "numeric", "sex": "categorical"}.get(self.record, self.type)
+            return "" if self.type == kind else f"type must be {kind} with record: {self.record}"
+        own, all_codes = code_mistake(self.code), codes_mistake(self.codes)
+        if own or all_codes:
+            return f"code {own}" if own else f"also {all_codes}"
+        if not rising(self.window_days):
+            return f"window_days must be first and last day, given {self.window_days}"
+        if self.type != ("numeric" if self.take == "count" else "boolean") and self.take in ("count", "any"):
+            return f"take {self.take} makes {'a number' if self.take == 'count' else 'yes or no'}, not {self.type}"
+        return "" if self.take in ("count", "any") else self._value_mistake()
+
+    def _value_mistake(self) -> str:
+        """Say what is wrong with the value that is taken; nothing if it is right."""
+        if self.record != "measurement":
+            return f"take must be any or count with record: {self.record}, which has no value"
+        if self.type != "numeric" and self.take not in ("first", "last"):
+            return f"take {self.take} belongs to numbers; must be first or last for {self.type}"
+        if self.type == "numeric" and not self.unit:
+            return "unit is missing: the unit of a measurement (UCUM); 1 for a number without one"
+        return ""
+
+    @property
+    def codes(self) -> list[str]:
+        """All codes that its records may have."""
+        return [self.code, *self.also]
 
     @property
     def column_name(self) -> str:
@@ -88,7 +144,12 @@ class Feature(Section):
         return (self.range[0] + self.range[1]) / 2 if self.range else 0.0
 
 
-class Records(Section):
+def _default(field: str) -> object:
+    """Return the default of a field of a feature."""
+    return Feature.model_fields[field].get_default(call_default_factory=True)
+
+
+class Records(Section, LaterFields):
     """The table of a tabular study: one row for each patient or encounter.
 
     Attributes:
@@ -101,7 +162,12 @@ class Records(Section):
         scaling: ``standard``: numbers less their mean, divided by their standard deviation, both of the training rows
             of all sites together; ``none``. What is missing becomes the mean, or the most frequent value, of those.
         smallest_cell: A site tells no sum over fewer rows than this, and no count that a reader could tell from it.
+        format: What a site's folder holds: ``table``; ``fhir`` (R4: bundles, NDJSON); ``omop`` (tables of the CDM 5.4);
+            ``any`` (whichever of these is there, so that hospitals may differ).
+        history: How a row is made of a patient's dated records; not for ``table``.
     """
+
+    later = frozenset({"format", "history"})
 
     features: Annotated[list[Feature], Field(min_length=1, max_length=4096)]
     header: list[str] = Field(default_factory=list)
@@ -110,6 +176,8 @@ class Records(Section):
     labels: dict[str, list[Text]] = Field(default_factory=dict)
     scaling: Literal["standard", "none"] = "standard"
     smallest_cell: Positive = 5
+    format: Literal["table", "fhir", "omop", "any"] = "table"
+    history: History | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Records:
@@ -124,11 +192,32 @@ class Records(Section):
         absent = [feature.column_name for feature in self.features if feature.column_name not in self.header]
         if self.header and absent:
             raise ValueError(f"features: no column {', '.join(absent)} in the header")
+        if (self.format == "table") != (self.history is None):
+            raise ValueError("history goes with format: fhir, omop or any, and only with them")
+        if self.history is not None:
+            _check_dated(self.features, self.history)
         return self
 
     def missing_of(self, feature: Feature) -> list[str]:
         """Return the values that mean that a feature has none."""
         return [*self.missing, *feature.missing]
+
+
+def _check_dated(features: list[Feature], history: History) -> None:
+    """Refuse features that cannot be made of dated records, or that know what is to be foreseen."""
+    bare = [feature.name for feature in features if not feature.record]
+    if bare:
+        raise ValueError(f"features: record is missing for {', '.join(bare)}: what are they made of?")
+    begin = history.label.window_days[0]
+    late = [feature.name for feature in features if (feature.window_days or [0, 0])[1] >= begin]
+    dated = [feature.name for feature in features if feature.name in late and feature.record not in ("age", "sex")]
+    if dated:
+        raise ValueError(
+            f"history: the label's window begins on day {begin}, and that of {', '.join(dated)} ends on it or later: a "
+            "feature must be known before"
+        )
+    if begin < 0:
+        raise ValueError(f"history: the label's window begins on day {begin}, before the index date")
 
 
 class Subgroup(Section):

@@ -22,6 +22,9 @@ from pydantic import (
 from components.features import Feature as Feature
 from components.features import Records as Records
 from components.features import Subgroup as Subgroup
+from components.history import History as History
+from components.history import Index as Index
+from components.history import Outcome as Outcome
 from components.later import LaterFields
 from components.round_rules import Convergence as Convergence
 from components.round_rules import Metric as Metric
@@ -114,7 +117,7 @@ class Data(Section, LaterFields):
         source: Images: ``datalist`` (MONAI datalist JSON), ``table`` (a folder and a CSV that lists its images),
             ``folder`` (whatever the site's folder holds: the datalist if there is one, else the table), or ``npz``
             (MedMNIST-like arrays, for simulations). Health records: ``records`` (a CSV or Parquet file with a row for
-            each patient; `records` says what its columns are).
+            each patient, or patients' records as FHIR or OMOP; `records` says what is read).
         path: For ``npz``: the file, relative to ``WARDROUND_DATA``, or a known data set's name. For the
             other sources with virtual sites: the one folder (relative to the study file) they are cut from.
         datalist: For ``datalist`` and ``folder``: file name of the datalist inside a site's folder.

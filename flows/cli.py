@@ -20,7 +20,7 @@ from rich.markup import escape
 
 from components.errors import StorageError, WardRoundError
 from components.files import storage_errors
-from flows import analysis_cli, backup_cli, federation_cli, training_cli
+from flows import analysis_cli, backup_cli, federation_cli, records_cli, training_cli
 from flows import home as homes
 from flows.hospital_cli import hospital_app
 from flows.options import Fresh, Home, Rounds, StudyFile, examples
@@ -252,6 +252,7 @@ def journal_verify(
 federation_cli.add_to(app)
 training_cli.add_to(app, federation_cli.coordinator_app)
 analysis_cli.add_to(app)
+records_cli.add_to(app)
 backup_cli.add_to(federation_cli.coordinator_app)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -79,15 +80,21 @@ def plain(text: str) -> str:
 
 def _is_one_of(text: str, values: Sequence[str]) -> bool:
     """Tell whether a text is one of some values, numbers by their value."""
-    return text in values or plain(text) in {plain(value) for value in values}
+    return bool(values) and plain(text) in _places(tuple(values))
 
 
 def _place(text: str, feature: Mapping[str, Any]) -> int:
     """Return the place of a category."""
-    categories = [plain(category) for category in feature["categories"]]
-    if plain(text) not in categories:
+    place = _places(tuple(feature["categories"])).get(plain(text))
+    if place is None:
         raise CellError(f"{feature['name']} is none of its categories")
-    return categories.index(plain(text))
+    return place
+
+
+@lru_cache(maxsize=4096)
+def _places(values: tuple[str, ...]) -> dict[str, int]:
+    """Return the place of each value as `plain` writes it; once for all cells of a column."""
+    return {plain(value): place for place, value in reversed(list(enumerate(values)))}
 
 
 class TableModel:

@@ -27,6 +27,7 @@ class Row:
         patient: The patient; empty if the list gives none.
         split: The split as the list names it; empty if it does not.
         extras: All other columns or keys, as text.
+        fault: Why it cannot be used, where that was seen on reading; empty if it can.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Row:
     patient: str
     split: str = ""
     extras: Mapping[str, str] = field(default_factory=dict)
+    fault: str = ""
 
 
 def read_rows(folder: Path, data: Data, owner: str) -> list[Row]:
@@ -50,9 +52,9 @@ def read_rows(folder: Path, data: Data, owner: str) -> list[Row]:
         DataError: If the folder or its list is not there, cannot be read, or lists nothing.
     """
     if data.source == "records":
-        from components.data.records import read_table  # it makes rows of this module
+        from components.data.patients import read_patients  # it makes rows of this module
 
-        return read_table(folder, data, owner)
+        return read_patients(folder, data, owner).rows
     if not folder.is_dir():
         raise DataError(f"{owner}: its folder is not there; make it, or correct 'path' under sites in the study")
     use_datalist = data.source == "datalist" or (data.source == "folder" and (folder / data.datalist).is_file())

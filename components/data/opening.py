@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from components.data.items import SiteItems, find_items, parse_split
 from components.data.labels import Label, label_tensor, parse_label
 from components.data.listing import Row, read_rows
 from components.data.npz import array_reasons, decode_arrays, read_arrays
+from components.data.patients import read_patients
 from components.data.quarantine import Quarantined, UnusableItemError
 from components.data.records import content_of, encode_table
 from components.data.splits import assign_splits, conflicting_patients
@@ -41,6 +42,7 @@ class FoundItems:
     quarantined: list[Quarantined]
     expected: int
     decode: Callable[[], CachedImages]
+    remarks: list[Quarantined] = field(default_factory=list)  # what else the hospital should know; no items
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class OpenedPart:
         expected: Items listed.
         decoded: Items decoded for this opening; 0 if all came from the cache.
         cache: The file that holds the decoded images.
+        remarks: What else the quarantine list says; no items.
     """
 
     images: Tensor
@@ -66,6 +69,7 @@ class OpenedPart:
     expected: int
     decoded: int
     cache: Path
+    remarks: list[Quarantined] = field(default_factory=list)
 
 
 def find_part(study: Study, part: SourcePart, hashes: FileHashes) -> FoundItems:
@@ -94,7 +98,11 @@ def _find_files(study: Study, part: SourcePart, hashes: FileHashes) -> FoundItem
 
 def _listed_rows(study: Study, part: SourcePart) -> list[Row]:
     """Read what a part lists."""
-    rows = read_rows(Path(part.path), study.data, f"site {part.site}")
+    return _of_part(read_rows(Path(part.path), study.data, f"site {part.site}"), part)
+
+
+def _of_part(rows: list[Row], part: SourcePart) -> list[Row]:
+    """Take the rows that are a part's own."""
     if part.rows is None:
         return rows
     if part.rows and part.rows[-1] >= len(rows):
@@ -104,13 +112,14 @@ def _listed_rows(study: Study, part: SourcePart) -> list[Row]:
 
 def _find_records(study: Study, part: SourcePart, records: Records) -> FoundItems:
     """Find the rows of a table of health records; those that cannot be used are set aside."""
-    rows = _listed_rows(study, part)
+    read = read_patients(Path(part.path), study.data, f"site {part.site}")
+    rows = _of_part(read.rows, part)
     encoded = encode_table(rows, records, f"site {part.site}")
     quarantined, kept, labels, named = [], [], [], []
     for place, (row, values) in enumerate(zip(rows, encoded, strict=True)):
         try:
-            if isinstance(values, str):
-                raise UnusableItemError(values)
+            if row.fault or isinstance(values, str):
+                raise UnusableItemError(row.fault or str(values))
             label, split = parse_label(row.label, study.task), parse_split(row)
         except UnusableItemError as error:
             quarantined.append(Quarantined(row.name, error.reason))
@@ -137,6 +146,7 @@ def _find_records(study: Study, part: SourcePart, records: Records) -> FoundItem
         quarantined=quarantined,
         expected=len(rows),
         decode=lambda: CachedImages(table.reshape(len(used), len(records.features)), {}),
+        remarks=read.remarks,
     )
 
 
@@ -204,8 +214,9 @@ def open_part(study: Study, found: FoundItems, site: str, folder: Path) -> Opene
     ]
     undecodable = [Quarantined(found.names[place], reason) for place, reason in sorted(cached.reasons.items())]
     return OpenedPart(
-        cached.images, labels, splits, lines, [*found.quarantined, *undecodable], found.expected, decoded, path
-    )
+        cached.images, labels, splits, lines, [*found.quarantined, *undecodable], found.expected, decoded, path,
+        found.remarks,
+    )  # fmt: skip
 
 
 def preprocessing_text(data: Data) -> str:

@@ -126,7 +126,7 @@ def open_site_data(study: Study, source: SiteSource, state: Path) -> SiteData:
     hashes.save()
     sweep(folder, {part.cache for part in opened})
     quarantined = [item for part in opened for item in part.quarantined]
-    write_quarantine(state, quarantined)
+    write_quarantine(state, [*quarantined, *(remark for part in opened for remark in part.remarks)])
     expected, usable = sum(part.expected for part in opened), sum(len(part.splits) for part in opened)
     counts = ItemCounts(expected=expected, usable=usable, quarantined=len(quarantined))
     _check_gate(source.name, counts, quarantined, study.data)

@@ -1,0 +1,99 @@
+"""The command by which a hospital looks at what a study makes of its records: ``records``."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as Grid
+
+from components.errors import DataError
+from components.files import storage_errors
+from flows.options import StudyFile, examples
+
+if TYPE_CHECKING:
+    from components.data.patients import ReadPatients
+    from components.study import Study
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to the command line."""
+    app.command(
+        epilog=examples(
+            "wardround records study.yaml /data/fhir", "wardround records study.yaml /data/omop -o patients.csv"
+        )
+    )(records)
+
+
+def records(
+    study: StudyFile,
+    path: Annotated[Path, typer.Argument(metavar="FOLDER", help="The hospital's folder of records, or its table.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Write the patients' rows to this CSV file.")
+    ] = None,
+) -> None:
+    """Look, at a hospital, at what a study makes of its records (FHIR, OMOP or a table).
+
+    Nothing leaves the machine. What is printed are counts; the file has a row for each patient.
+    """
+    from components.data.patients import read_patients
+    from components.errors import StudyError
+    from components.study_file import load_study
+
+    loaded, console = load_study(study), Console(highlight=False)
+    if loaded.data.records is None:
+        raise StudyError(f"{study}: data.source is {loaded.data.source}; the command is for data.source: records")
+    try:
+        read = read_patients(path, loaded.data, str(path))
+        checked = _encoded(read, loaded, str(path))
+    except DataError as error:
+        raise DataError("; ".join([str(error), *getattr(error, "__notes__", ())])) from None
+    _print(console, read, checked)
+    if output is not None:
+        with storage_errors("write", output.absolute()):
+            _write(output, read, loaded)
+        console.print(f"{len(read.rows)} rows in {escape(str(output))}", soft_wrap=True)
+
+
+def _encoded(read: ReadPatients, study: Study, owner: str) -> list[str]:
+    """Return why each row cannot be used; empty where it can."""
+    from components.data.records import encode_table
+
+    assert study.data.records is not None
+    found = encode_table(read.rows, study.data.records, owner)
+    return [row.fault or (item if isinstance(item, str) else "") for row, item in zip(read.rows, found, strict=True)]
+
+
+def _print(console: Console, read: ReadPatients, checked: list[str]) -> None:
+    """Print counts."""
+    usable = checked.count("")
+    console.print(f"{read.format}: {read.patients} patients, {len(read.rows)} of them in the study, {usable} usable")
+    grid = Grid(title="records", title_justify="left")
+    grid.add_column("what")
+    grid.add_column("how many", justify="right")
+    for name, count in read.found.items():
+        grid.add_row(f"with a code of {escape(name)}", str(count))
+    for remark in read.remarks:
+        number, _, reason = remark.reason.partition(" x ")
+        grid.add_row(f"{escape(remark.file)}: {escape(reason)}", number)
+    for reason in sorted({*checked} - {""}):
+        grid.add_row(f"rows: {escape(reason)}", str(checked.count(reason)))
+    if grid.row_count:
+        console.print(grid)
+
+
+def _write(output: Path, read: ReadPatients, study: Study) -> None:
+    """Write the rows as a plain table that the same study, or `wardround predict`, reads."""
+    assert study.data.records is not None
+    columns = [feature.column_name for feature in study.data.records.features]
+    label, patient = study.data.columns.get("label", "label"), study.data.columns.get("patient") or "patient"
+    with output.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([patient, *columns, label])
+        for row in read.rows:
+            if not row.fault:
+                writer.writerow([row.patient, *(row.extras.get(column, "") for column in columns), row.label])
