@@ -20,6 +20,7 @@ import hashlib
 import logging
 import os
 import shutil
+import threading
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -81,6 +82,7 @@ class Hospital:
         self._warm = WarmProcesses(self._journal, progressed=self._activities.progressed)
         # One piece of work of a study at a time, whichever version of it: they share its folders.
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._fetching = threading.Lock()  # one at a time: two would write into one file
         self._works: OrderedDict[str, asyncio.Task[str]] = OrderedDict()
         self._listed: set[str] = set()  # of the works, those that the gateway's list asked for
 
@@ -245,10 +247,11 @@ class Hospital:
         return f"{answer.status}{': ' + answer.reason if answer.reason else ''}"
 
     def _fetch(self, study: Study, digest: str) -> None:
-        """Bring weights into the study's exchange, unless they are there."""
+        """Bring weights into the study's exchange, unless they are there; of work that was withdrawn it goes on."""
         target = self._exchange(study) / "objects" / f"{digest}.safetensors"
-        if not target.exists():
-            self._client.fetch_object(digest, target)
+        with self._fetching:
+            if not target.exists():
+                self._client.fetch_object(digest, target)
 
     def _update(self, study: Study, order: Order, answer: Answer) -> Path | None:
         """Return where the site's process put the update that an answer names."""
