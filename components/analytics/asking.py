@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from components.analytics.plan import AnalysisStudy
 from components.analytics.records import AnalysisAnswer, Question
+from components.analytics.soundness import unsound
 from components.errors import DataError
 
 Record = TypeVar("Record")
@@ -56,11 +57,11 @@ class Asking:
         self.sites = self.sites or list(answers)
         tolerated = ("withheld", "refused") if lenient else ("withheld",)
         wrong = {site: item.reason for site, item in answers.items() if item.status not in ("done", *tolerated)}
-        wrong |= {
-            site: f"it answered something else than {step}"
-            for site, item in answers.items()
-            if item.status == "done" and not isinstance(item.finding, kind)
-        }
+        for site, item in answers.items():
+            if item.status == "done" and not isinstance(item.finding, kind):
+                wrong[site] = f"it answered something else than {step}"
+            elif item.finding is not None and (what := unsound(item.finding, question, self.study.analysis)):
+                wrong[site] = what
         if wrong:
             raise AnswersError(wrong)
         for site, item in answers.items():
