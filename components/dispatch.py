@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 
 from pydantic import Field
 
+from components.analytics.plan import AnalysisStudy, Disclosure
 from components.later import LaterFields
 from components.rounds import Answer, ItemCounts, Name, Order, Record, Sha256
 from components.site_source import SiteSource
@@ -40,9 +41,59 @@ class SiteSetting(Record):
         return self.source.name
 
     @property
+    def purpose(self) -> str:
+        """What a process of this setting is for: the study."""
+        return self.study.study
+
+    @property
+    def version(self) -> str:
+        """Digest of the study."""
+        return self.study.digest
+
+    @property
     def state_folder(self) -> Path:
         """The site's own folder."""
         return Path(self.state)
+
+
+class DeskSetting(Record):
+    """What a process must know to answer the questions of analyses for one site, whatever their study.
+
+    Attributes:
+        site: Name of the site.
+        state: The site's own folder of what it told, for all analyses together.
+    """
+
+    site: Name
+    state: str
+
+    @property
+    def purpose(self) -> str:
+        """What a process of this setting is for; no study can have this name."""
+        return "(analyses)"
+
+    @property
+    def version(self) -> str:
+        """Of no study."""
+        return ""
+
+
+class DeskQuestion(Record):
+    """One question as a site's process is asked it, after it was reviewed.
+
+    Attributes:
+        study: The study.
+        analysis: Identifier of the analysis: all its questions are about the table as its first one found it.
+        file: The table.
+        policy: The hospital's own policy.
+        request: The question, JSON.
+    """
+
+    study: AnalysisStudy
+    analysis: Name
+    file: str
+    policy: Disclosure
+    request: str
 
 
 class InitialModel(Record):

@@ -54,7 +54,10 @@ def load_study(
     _include_features(document, label)
     options = _override(document, overrides or {}, label)
     if is_analysis(document):
-        raise StudyError(f"{label}: it holds a section analysis, and trains nothing: wardround analyse {label}")
+        raise StudyError(
+            f"{label}: it holds a section analysis, and trains nothing: wardround analyse {label}, on this machine "
+            "wardround simulate"
+        )
     study, mistakes = _validate(document)
     if study is not None:
         mistakes += study_mistakes(study) + [found for check in checks for found in _run(check, study)]
@@ -109,9 +112,18 @@ def study_schema() -> dict[str, Any]:
     schema["$defs"]["Records"]["properties"]["features"] = {
         "anyOf": [features, {"type": "string", "description": "a YAML file beside the study with the list"}]
     }
+    return _schema_file(schema, "WardRound study")
+
+
+def analysis_schema() -> dict[str, Any]:
+    """Return the JSON Schema of a study file that analyses instead of training."""
+    return _schema_file(AnalysisStudy.model_json_schema(), "WardRound study of an analysis")
+
+
+def _schema_file(schema: dict[str, Any], title: str) -> dict[str, Any]:
+    """Return a schema as a file of its own."""
     # JSON Schema counts 1.0 as an integer, so a quorum of 1.0 is of two kinds there: any of them, not one.
-    schema = dict(_any_of(schema))
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | schema | {"title": "WardRound study"}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema"} | dict(_any_of(schema)) | {"title": title}
 
 
 def _any_of(schema: Any) -> Any:

@@ -13,9 +13,10 @@ from pydantic import ValidationError
 from components.dispatch import Progress
 from components.gateway.records import Activity, Doing
 
-Kind = Literal["prepare", "train", "evaluate"]
+Kind = Literal["prepare", "train", "evaluate", "analyse"]
 TOLD = 16  # pieces of work that a heartbeat tells of
-_VERBS = {"idle": "idle", "prepare": "preparing", "train": "training", "evaluate": "evaluating"}
+_VERBS = {"idle": "idle", "prepare": "preparing", "train": "training", "evaluate": "evaluating",
+          "analyse": "answering"}  # fmt: skip
 
 
 class Piece:

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.measure import Measurement
+from rich.status import Status
 from rich.table import Table as Grid
+from rich.text import Text
 
+from components.errors import StorageError
 from flows import home as homes
-from flows.options import Home, StudyFile, examples
+from flows.health import COORDINATOR_FILE
+from flows.options import FederationFolder, Home, StudyFile, examples
+from flows.progress import Watcher
 
 if TYPE_CHECKING:
+    from components.analytics.analysis import Results
     from flows.analytics import AnalysisOutcome
+    from flows.early import EarlyStart
 
 SUMMARY = ("survival", "rmst", "logrank", "cox", "meta_analysis")  # tables that are printed
+FreshAnalysis = Annotated[bool, typer.Option("--fresh", help="Begin anew instead of resuming an unfinished analysis.")]
 WORDS = 14  # letters of a name that stay on one line of a narrow terminal
 
 
@@ -25,33 +35,72 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=examples("wardround analyse studies/trial.yaml"))(analyse)
 
 
+class StatusWatcher(Watcher):
+    """Shows the step of an analysis, and leaves a line for whom it waits."""
+
+    def __init__(self, console: Console, status: Status) -> None:
+        self._console, self._status = console, status
+
+    def phase(self, text: str) -> None:
+        """See `Watcher`."""
+        self._status.update(escape(text))
+
+    def waiting(self, text: str) -> None:
+        """See `Watcher`; what is waited for leaves a line, for those who look later."""
+        if text:
+            self._console.print(Text(text, style="yellow"), soft_wrap=True)
+            self._status.update(escape(text))
+
+
 def analyse(
     study: StudyFile,
-    seed: Annotated[int | None, typer.Option(help="Seed of the division over virtual sites.", metavar="N")] = None,
+    fresh: FreshAnalysis = False,
+    folder: FederationFolder = None,
     home: Home = None,
 ) -> None:
-    """Analyse patients over hospitals: survival, regression, effects; only sums and counts leave a site.
+    """Analyse patients at the hospitals of the federation: only sums and counts leave a hospital.
 
-    The study's section analysis says what is analysed and what may leave a site.
+    The study's section analysis says what is analysed and what may leave. Ctrl-C stops cleanly; the same command
+    resumes. On this machine, with hospitals as folders: wardround simulate STUDY.
     """
-    from components.yaml_lines import read_yaml
-    from flows.early import early_start
+    from components.study_file import load_analysis
+    from flows.analysis_federation import analyse_federated
 
-    read_yaml(study)  # a file that is not there is told before anything is started
-    console, folder = Console(highlight=False), homes.open_home(home)
-    with early_start(folder, "in-process") as early:
-        from components.study_file import load_analysis
-        from flows.analytics import run_analysis
+    loaded, console, recorded = load_analysis(study), Console(highlight=False), homes.open_home(home)
+    chosen = folder or recorded / "federation"
+    if not (chosen / COORDINATOR_FILE).exists():
+        raise StorageError(
+            f"there is no federation in {chosen}: wardround up {study} starts one on this machine; "
+            f"wardround simulate {study} analyses without one"
+        )
+    with console.status("starting") as status:
+        outcome = analyse_federated(
+            loaded,
+            folder=chosen,
+            home=recorded,
+            fresh=fresh,
+            watcher=StatusWatcher(console, status),
+        )
+    print_analysis(console, outcome)
 
-        loaded = load_analysis(study, {"seed": seed})
-        with console.status("starting") as status:
-            outcome = run_analysis(
-                loaded,
-                study_folder=study.resolve().parent,
-                early=early,
-                home=folder,
-                tell=lambda step: status.update(step),
-            )
+
+def simulate_analysis(
+    study: Path, overrides: Mapping[str, Any], *, folder: Path, fresh: bool, early: EarlyStart
+) -> None:
+    """Analyse on this machine, and print what was found; see `flows.analytics.run_analysis`."""
+    from components.study_file import load_analysis
+    from flows.analytics import run_analysis
+
+    loaded, console = load_analysis(study, overrides), Console(highlight=False)
+    with console.status("starting") as status:
+        outcome = run_analysis(
+            loaded,
+            study_folder=study.resolve().parent,
+            early=early,
+            home=folder,
+            fresh=fresh,
+            watcher=StatusWatcher(console, status),
+        )
     print_analysis(console, outcome)
 
 
@@ -81,7 +130,15 @@ def print_analysis(console: Console, outcome: AnalysisOutcome) -> None:
     console.print()
     for note in found.notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
+    for site, reason, methods in _left_out(found):
+        console.print(f"{escape(', '.join(methods))}: without {escape(site)}: {escape(reason)}", soft_wrap=True)
+    console.print(f"Report: {escape(homes.as_typed(outcome.report))}", soft_wrap=True)
+
+
+def _left_out(found: Results) -> list[tuple[str, str, list[str]]]:
+    """Return each site and reason with the methods that it takes no part in: one line for one refusal."""
+    lines: dict[tuple[str, str], list[str]] = {}
     for method, reasons in found.left_out.items():
         for site, reason in reasons.items():
-            console.print(f"{escape(method)}: without {escape(site)}: {escape(reason)}", soft_wrap=True)
-    console.print(f"Report: {escape(homes.as_typed(outcome.report))}", soft_wrap=True)
+            lines.setdefault((site, reason), []).append(method)
+    return [(site, reason, methods) for (site, reason), methods in lines.items()]

@@ -7,20 +7,59 @@ Imported once Prefect's settings are known.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from typing import Protocol
+from uuid import UUID
 
 from prefect import flow, task
 from prefect.artifacts import acreate_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
 
 from components.analytics.analysis import Results, analyse
+from components.analytics.asking import AnswersError, Ask
 from components.analytics.desk import SiteDesk
-from components.analytics.plan import AnalysisStudy
 from components.analytics.records import AnalysisAnswer, AnalysisRequest, Question
 from components.errors import RefusedError, WardRoundError
+from flows.analysis_session import AnalysisSession, SitesLeftError
+
+
+class Sites(Protocol):
+    """How a question reaches the sites."""
+
+    def begin(self, run: UUID) -> None:
+        """Show under a flow run what the sites are asked from now on."""
+        ...
+
+    async def ask(self, request: AnalysisRequest, step: str, number: int) -> AnalysisAnswer | None:
+        """Return a site's answer; None if it was left out.
+
+        Raises:
+            StoppedAnalysisError: If the operator stopped the analysis.
+        """
+        ...
+
+
+class Desks:
+    """Sites in this process.
+
+    Args:
+        desks: By name.
+    """
+
+    def __init__(self, desks: Mapping[str, SiteDesk]) -> None:
+        self._desks = desks
+
+    def begin(self, run: UUID) -> None:
+        """See `Sites`; their questions are tasks of the flow."""
+
+    async def ask(self, request: AnalysisRequest, step: str, number: int) -> AnalysisAnswer | None:
+        """See `Sites`; what crosses, both ways, is JSON that is checked where it arrives."""
+        text = await asyncio.to_thread(self._desks[request.site].answer_text, request.model_dump_json())
+        return AnalysisAnswer.model_validate_json(text)
 
 
 @dataclass(frozen=True)
@@ -28,24 +67,12 @@ class OpenAnalysis:
     """What a running analysis works with.
 
     Attributes:
-        study: The study.
-        analysis: Identifier.
-        desks: The sites, by name.
-        tell: Is told each step as it is taken.
-        stop: Ends the analysis before its next step.
+        session: Whom it asks, and what was answered.
+        sites: How it reaches them.
     """
 
-    study: AnalysisStudy
-    analysis: str
-    desks: Mapping[str, SiteDesk]
-    tell: Callable[[str], None]
-    stop: asyncio.Event
-
-
-class StoppedAnalysisError(WardRoundError):
-    """The operator stopped the analysis; the same command begins it anew."""
-
-    exit_code = 130
+    session: AnalysisSession
+    sites: Sites
 
 
 _open: ContextVar[OpenAnalysis] = ContextVar("open_analysis")
@@ -87,13 +114,16 @@ async def federated_analysis(study: str, analysis: str) -> Results:
     Raises:
         DataError: If a site's table is not what the study says, or the pooled patients have no answer.
     """
-    loop = asyncio.get_running_loop()
+    here, loop = current_analysis(), asyncio.get_running_loop()
+    run = flow_run.id
+    if run is not None:
+        here.sites.begin(UUID(run))
 
     def ask(question: Question, step: str) -> dict[str, AnalysisAnswer]:
         """Put a question from the thread that analyses, in the loop that Prefect lives in."""
         return asyncio.run_coroutine_threadsafe(ask_all(question, step), loop).result()
 
-    found = await asyncio.to_thread(analyse, current_analysis().study, ask)
+    found = await asyncio.to_thread(analyse_whole, here.session, ask)
     await acreate_markdown_artifact(
         key=f"result-of-{analysis}".lower().replace("_", "-").replace(".", "-"),
         markdown=_outline(found),
@@ -102,42 +132,62 @@ async def federated_analysis(study: str, analysis: str) -> Results:
     return found
 
 
+def analyse_whole(session: AnalysisSession, ask: Ask) -> Results:
+    """Analyse; where a site is left out in the middle, again without it, so that all results are of the same sites.
+
+    Raises:
+        AnswersError: If sites have no answer, and the study's rule does not let it go on without them.
+        DataError: As `components.analytics.analysis.analyse`.
+    """
+    while True:
+        try:
+            return session.annotated(analyse(session.study, ask))
+        except SitesLeftError:
+            continue
+        except AnswersError as error:
+            if not session.leave(error.reasons):
+                raise
+
+
 async def ask_all(question: Question, step: str) -> dict[str, AnalysisAnswer]:
-    """Put a question to all sites side by side; what crosses, both ways, is JSON that is checked where it arrives.
+    """Put a question to all sites side by side.
 
     Raises:
         StoppedAnalysisError: If the operator has stopped the analysis.
+        SitesLeftError: If a site was left out.
     """
-    here = current_analysis()
-    if here.stop.is_set():
-        raise StoppedAnalysisError(f"{here.analysis} was stopped before {step}; the same command begins anew")
-    here.tell(step)
-    requests = {
-        site: AnalysisRequest(study=here.study.study, study_digest=here.study.digest, site=site, question=question)
-        for site in sorted(here.desks)
-    }
-    texts = await asyncio.gather(
-        *(ask_site(site, step, request.model_dump_json()) for site, request in requests.items())
+    session = current_analysis().session
+    number, sites = session.begin(question, step), session.sites
+    study = session.study
+    requests = [
+        AnalysisRequest(study=study.study, study_digest=study.digest, site=site, question=question) for site in sites
+    ]
+    answers = await asyncio.gather(
+        *(ask_site(request.site, step, number, request.model_dump_json()) for request in requests)
     )
-    return {site: checked(site, text) for site, text in zip(requests, texts, strict=True)}
+    if session.sites != sites:
+        raise SitesLeftError(f"not all answered {step}")
+    return {site: AnalysisAnswer.model_validate_json(answer) for site, answer in zip(sites, answers, strict=True)}
 
 
 @task(name="ask", task_run_name="{site}: {step}", cache_policy=NO_CACHE, persist_result=False)
-async def ask_site(site: str, step: str, request: str) -> str:
-    """Put one question to one site."""
-    return await asyncio.to_thread(current_analysis().desks[site].answer_text, request)
-
-
-def checked(site: str, text: str) -> AnalysisAnswer:
-    """Read a site's answer.
+async def ask_site(site: str, step: str, number: int, request: str) -> str:
+    """Put one question to one site, unless it has answered it; return its answer, nothing if it was left out.
 
     Raises:
-        RefusedError: If it is another site's.
+        RefusedError: If the answer is another site's.
+        DataError: If the site's table is not the one it answered from before.
     """
-    answer = AnalysisAnswer.model_validate_json(text)
-    if answer.site != site:
-        raise RefusedError(f"{site} answered in the name of {answer.site}")
-    return answer
+    here, asked = current_analysis(), AnalysisRequest.model_validate_json(request)
+    answer = here.session.kept(asked)
+    if answer is None:
+        answer = await here.sites.ask(asked, step, number)
+        if answer is None:
+            return ""
+        if answer.site != site:
+            raise RefusedError(f"{site} answered in the name of {answer.site}")
+        here.session.note(asked, step, number, answer)
+    return answer.model_dump_json()
 
 
 def _outline(found: Results) -> str:

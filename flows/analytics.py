@@ -1,17 +1,18 @@
-"""Run an analysis on this machine: open the sites' tables, run the flow, record what it found, close everything."""
+"""Run an analysis on this machine: open the sites' tables, run the flow, record what it found, close everything.
+
+What follows once the sites can be asked is the same at hospitals (`flows.analysis_federation`).
+"""
 
 from __future__ import annotations
 
-import asyncio
 import math
 import os
 import re
-import secrets
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from components.analytics.analysis import Results
 from components.analytics.desk import SiteDesk
@@ -22,13 +23,18 @@ from components.analytics.tables import Table, csv_text, tables_of
 from components.files import storage_errors, write_whole
 from flows import home as homes
 from flows.analysis_figures import figures_of
+from flows.analysis_session import AnalysisSession, begin_analysis, open_journal
 from flows.early import EarlyStart
 from flows.embedded_mlflow import seed_mlflow
 from flows.prefect_errors import prefect_errors
+from flows.progress import Watcher
 from flows.recorder import local_uri, tracking_uri
 from flows.servers import check_reachable
 from flows.signals import Interruptible, run_stoppable
 from flows.version import code_version
+
+if TYPE_CHECKING:
+    from flows.analysis_flow import Sites
 
 
 @dataclass(frozen=True)
@@ -61,53 +67,77 @@ def run_analysis(
     study_folder: Path,
     early: EarlyStart,
     home: Path | None = None,
-    tell: Callable[[str], None] = lambda step: None,
+    fresh: bool = False,
+    watcher: Watcher | None = None,
 ) -> AnalysisOutcome:
-    """Analyse a study's tables.
+    """Analyse a study's tables on this machine, or take up the analysis of them that has not finished.
 
     Args:
         study: What to analyse.
         study_folder: Where the study's relative paths start.
         early: What was started before; its Prefect server.
         home: Folder of everything recorded.
-        tell: Is told each step as it is taken.
+        fresh: Begin anew in any case.
+        watcher: Is told what happens.
 
     Raises:
-        WardRoundError: With one message for the user. What sites remember of the questions is kept.
+        WardRoundError: With one message for the user. What was answered is kept, and so is what sites remember.
     """
-    recorded = homes.open_home(home)
+    recorded, watcher = homes.open_home(home), watcher or Watcher()
     check_reachable(tracking_uri(recorded), name="MLflow")
-    analysis = f"{study.study}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     with Interruptible(), ExitStack() as stack:
+        journal = stack.enter_context(open_journal(recorded, study.study))
         places = plan_tables(study, study_folder, recorded)
         desks = {place.site: stack.enter_context(SiteDesk(study, place)) for place in places}
-        tell("waiting for the Prefect server")
+        ledger = begin_analysis(study, list(desks), journal, fresh=fresh)
+        watcher.phase("waiting for the Prefect server")
         os.environ.update(early.prefect)
         early.wait_for_prefect()
-        with prefect_errors(early.prefect["PREFECT_API_URL"], recorded):
-            found = _run_flow(study, analysis, desks, early, tell)
-        tell("drawing and recording")
-        return _record(found, analysis, recorded)
+        from flows.analysis_flow import Desks  # Prefect, once its settings are known
+
+        session = AnalysisSession(study, ledger, journal, watcher=watcher)
+        return carry_out(session, Desks(desks), early.prefect, recorded)
 
 
-def _run_flow(
-    study: AnalysisStudy, analysis: str, desks: dict[str, SiteDesk], early: EarlyStart, tell: Callable[[str], None]
-) -> Results:
+def carry_out(
+    session: AnalysisSession, sites: Sites, prefect: Mapping[str, str], home: Path, *, mlflow: str = ""
+) -> AnalysisOutcome:
+    """Run an analysis with everything open, and record what it finds: the same for sites here and at hospitals.
+
+    Args:
+        session: Whom it asks, and what was answered.
+        sites: How it reaches them.
+        prefect: The environment variables that name the Prefect server and how it is used.
+        home: Folder of everything recorded.
+        mlflow: Where MLflow is, if not where the home records.
+
+    Raises:
+        WardRoundError: As `run_analysis`.
+    """
+    with prefect_errors(prefect["PREFECT_API_URL"], home):
+        found = _run_flow(session, sites, prefect)
+    session.watcher.phase("drawing and recording")
+    session.require_lead()
+    outcome = _record(found, session, home, os.environ.get("MLFLOW_TRACKING_URI") or mlflow or tracking_uri(home))
+    session.finish(outcome.run_id, outcome.report)
+    return outcome
+
+
+def _run_flow(session: AnalysisSession, sites: Sites, prefect: Mapping[str, str]) -> Results:
     """Run the flow with this process's settings of Prefect."""
     from flows.analysis_flow import OpenAnalysis, federated_analysis, use  # Prefect, once its settings are known
     from flows.prefect_settings import settings_for
 
-    stop = asyncio.Event()
-
     async def run() -> Results:
-        with settings_for(early.prefect), use(OpenAnalysis(study, analysis, desks, tell, stop)):
-            return await federated_analysis(study=study.study, analysis=analysis)
+        with settings_for(prefect), use(OpenAnalysis(session, sites)):
+            return await federated_analysis(study=session.study.study, analysis=session.analysis)
 
-    return run_stoppable(run, stop)
+    return run_stoppable(run, session.stop)
 
 
-def _record(found: Results, analysis: str, home: Path) -> AnalysisOutcome:
+def _record(found: Results, session: AnalysisSession, home: Path, uri: str) -> AnalysisOutcome:
     """Write report, tables and figures into the home, and all of them into one MLflow run."""
+    analysis, folder = session.analysis, session.folder
     tables, figures = tables_of(found), figures_of(found)
     report = analysis_report(
         found,
@@ -119,19 +149,17 @@ def _record(found: Results, analysis: str, home: Path) -> AnalysisOutcome:
     files = {"report.html": report.encode()}
     files |= {f"tables/{table.name}.csv": csv_text(table).encode() for table in tables}
     files |= {f"figures/{name}.png": png for name, (_, _, png) in figures.items()}
-    folder = home / "analyses" / found.study.study / analysis
     with storage_errors("write", folder):
         for name, content in files.items():
             write_whole(folder / name, content)
-    return AnalysisOutcome(analysis, found, tables, folder, _log(found, analysis, home, files))
+    return AnalysisOutcome(analysis, found, tables, folder, _log(found, analysis, home, files, uri))
 
 
-def _log(found: Results, analysis: str, home: Path, files: dict[str, bytes]) -> str:
-    """Write one MLflow run; return its identifier."""
+def _log(found: Results, analysis: str, home: Path, files: dict[str, bytes], uri: str) -> str:
+    """Write one MLflow run, or what is missing of it; return its identifier."""
     from components.tracking import tags as names  # MLflow takes seconds to import
     from components.tracking.runs import Tracker
 
-    uri = tracking_uri(home)
     if uri == local_uri(home):
         seed_mlflow(home)
     root = None if uri.startswith("http") else home / "artifacts"

@@ -146,6 +146,7 @@ def _take_journals(taken: _Taken, home: Path, coordinator: Path, stage: Path) ->
         taken.take(copied, f"home/trainings/{study}/{JOURNAL}")
         taken.take_all(held, f"coordinator/stores/{study}")
     taken.take_all(home / "trainings", "home/trainings", frozenset(f"{study}/{JOURNAL}" for study in taken.journals))
+    taken.take_all(home / "analyses", "home/analyses")
 
 
 def _hold(journal: Path, store: Path, held: Path, copied: Path) -> Path:

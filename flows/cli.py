@@ -101,6 +101,7 @@ def demo(home: Home = None, fresh: Fresh = False, dispatcher: DispatcherOption =
     epilog=examples(
         "wardround simulate studies/pneumonia.yaml",
         "wardround simulate studies/pneumonia.yaml --rounds 3 --compare",
+        "wardround simulate studies/trial.yaml",
         "wardround simulate STUDY --sites 5 --partition dirichlet:0.3 --strategy FedProx",
     )
 )
@@ -124,10 +125,11 @@ def simulate(
     fresh: Fresh = False,
     dispatcher: DispatcherOption = "auto",
 ) -> None:
-    """Run a study's federation on this machine.
+    """Run a study's federation on this machine: train, or analyse, as the study says.
 
     Options override what the study says. Ctrl-C stops cleanly; the same command resumes.
     """
+    from components.study_file import is_analysis
     from components.yaml_lines import read_yaml
     from flows.early import early_start
 
@@ -140,8 +142,12 @@ def simulate(
         "evaluate.compare": ["local", "pooled"] if compare else None,
     }
     given = {name: value for name, value in overrides.items() if value is not None}
-    read_yaml(study)  # a file that is not there is told before anything is started
+    analyses = is_analysis(read_yaml(study))  # a file that is not there is told before anything is started
     console, folder = _console(), homes.open_home(home)
+    if analyses:
+        with early_start(folder, "in-process") as early:
+            analysis_cli.simulate_analysis(study, given, folder=folder, fresh=fresh, early=early)
+        return
     with early_start(folder, dispatcher) as early:
         from flows import api
         from flows.demonstration import print_outcome
@@ -170,13 +176,15 @@ def check(study: StudyFile) -> None:
 
 
 @app.command(epilog=examples("wardround schema > study.schema.json"))
-def schema() -> None:
+def schema(
+    analysis: Annotated[bool, typer.Option("--analysis", help="Of studies that analyse instead of training.")] = False,
+) -> None:
     """Print the JSON Schema of study files, for editors."""
     import json
 
-    from flows import api
+    from components.study_file import analysis_schema, study_schema
 
-    typer.echo(json.dumps(api.schema(), indent=2))
+    typer.echo(json.dumps(analysis_schema() if analysis else study_schema(), indent=2))
 
 
 @app.command(epilog=examples("wardround ui --open", "wardround ui --mlflow-port 5001"))

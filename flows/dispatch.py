@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components import errors
-from components.dispatch import Dispatcher, InitialModel, Preparation, Progress, SiteSetting
+from components.analytics.records import AnalysisAnswer
+from components.dispatch import DeskQuestion, DeskSetting, Dispatcher, InitialModel, Preparation, Progress, SiteSetting
 from components.rounds import Answer, Order
 from components.study import Study
 from components.table_sums import Fitted
@@ -157,7 +158,7 @@ class PoolDispatcher:
 
     def __init__(
         self,
-        settings: Mapping[str, SiteSetting],
+        settings: Mapping[str, SiteSetting | DeskSetting],
         sites: SiteProcess,
         sizes: Mapping[str, int],
         *,
@@ -190,6 +191,12 @@ class PoolDispatcher:
         """See `components.dispatch.Dispatcher`."""
         return self._call(
             self._assigned[order.site], "answer", {"order": order.model_dump_json()}, Answer.model_validate
+        )
+
+    def ask(self, site: str, question: DeskQuestion) -> Future[AnalysisAnswer]:
+        """Put a question of an analysis to a site whose setting is a `DeskSetting`."""
+        return self._call(
+            self._assigned[site], "ask", {"question": question.model_dump_json()}, AnalysisAnswer.model_validate_json
         )
 
     def export(self, study: Study, file: Path) -> Future[Path]:

@@ -28,8 +28,8 @@ SECTIONS = (
     study.Optimizer, study.Evaluation, study.Subgroup,
 )  # fmt: skip
 ANALYSIS_SECTIONS = (
-    plan.AnalysisStudy, plan.Analysis, plan.TableSource, plan.Time, plan.Event, plan.Arm, plan.Covariate,
-    plan.Condition, plan.Cox, plan.Power, plan.Disclosure,
+    plan.AnalysisStudy, plan.Attendance, plan.Analysis, plan.TableSource, plan.Time, plan.Event, plan.Arm,
+    plan.Covariate, plan.Condition, plan.Cox, plan.Power, plan.Disclosure,
 )  # fmt: skip
 PAGES = {"study.md": SECTIONS, "analytics.md": ANALYSIS_SECTIONS}
 

@@ -19,14 +19,17 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from components.errors import StorageError, WardRoundError
+from components.analytics.table import open_cohort, read_table
+from components.errors import StorageError, StudyError, WardRoundError
 from components.exchange.keys import TlsKey
 from components.files import storage_errors, write_whole
 from components.gateway.client import GatewayClient
 from components.gateway.records import Health, own_version
+from components.governance.acceptances import Acceptances
 from components.governance.credentials import verify_chain
-from components.governance.hospital_settings import FILE, read_settings
+from components.governance.hospital_settings import FILE, read_settings, review_analysis
 from components.governance.identity_files import SiteFolder
+from components.yaml_lines import read_yaml
 from flows.doctor_child import Opened, Timed
 from flows.doctor_process import ask_child
 from flows.hospital_route import read_route
@@ -71,7 +74,9 @@ def examine(folder: Path, study: Path | None = None) -> list[Finding]:
     findings += check_gateway(folder)
     findings += [check(folder) for check in (check_settings, check_data, check_state, check_disk)]
     findings.append(check_shared_memory(Path("/dev/shm")))  # noqa: S108 - where Linux has it
-    return findings + check_computing(folder, study)
+    if study is None or not _analyses(study):
+        return findings + check_computing(folder, study)
+    return [*findings, *check_computing(folder, None), check_table(folder, study)]
 
 
 def check_keys(folder: Path) -> Finding:
@@ -222,6 +227,23 @@ def check_computing(folder: Path, study: Path | None) -> list[Finding]:
     return findings
 
 
+def check_table(folder: Path, study: Path) -> Finding:
+    """Check that the table of an analysis is what the study says, and that this version of it was accepted."""
+    from components.study_file import load_analysis  # it brings torch, without which the doctor answers at once
+
+    try:
+        loaded, settings = load_analysis(study), read_settings(folder)
+        accepted = Acceptances(folder).analysis(loaded.study, loaded.digest)
+        review_analysis(settings.policy, loaded, accepted=accepted is not None)
+        file = settings.table_of(loaded, SiteFolder(folder).read_federation().site)
+        cohort = open_cohort(read_table(file), loaded.analysis)
+    except WardRoundError as error:
+        return Finding("table", False, str(error), "mend the table or the settings; read the study and accept it")
+    smallest = loaded.analysis.disclosure.stricter(settings.disclosure).smallest_cell
+    said = f"{loaded.study}: {_count(len(cohort), 'patient')}; nothing of fewer than {smallest} leaves"
+    return Finding("table", True, said, facts={"study": loaded.study})
+
+
 def judge_timed(timed: Timed) -> Finding:
     """Say whether a site's process can train here."""
     if timed.problem:
@@ -321,6 +343,14 @@ def _unreadable(path: Path) -> str:
     except OSError as error:
         return f"{path}: {error.strerror or type(error).__name__}"
     return ""
+
+
+def _analyses(study: Path) -> bool:
+    """Whether a study file analyses; one that cannot be read is told by who opens it."""
+    try:
+        return "analysis" in read_yaml(study).value
+    except StudyError:
+        return False
 
 
 def _count(number: int, what: str) -> str:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from components.dispatch import Preparation, SiteSetting
-from components.errors import ServiceError, StudyError
+from components.errors import StudyError
 from components.journal import Journal
 from components.ledger import trainings, unfinished
 from components.site_source import SiteSource, SourcePart
@@ -55,11 +55,7 @@ def run_federated(
             side.leases, f"study {study.study}", journal.path, say=watcher.waiting, check=interrupted.check
         )
         stack.callback(tenure.close)
-        if tenure.after is not None:
-            raise ServiceError(
-                f"{tenure.after.holder} has driven {study.study} meanwhile and ended in order: what it did is in the "
-                "journal there. Go on there, or with that journal here (docs/operations.md)"
-            )
+        tenure.require_own()
         side = replace(side, tenure=tenure)
         url = config.prefect_url
         check_reachable(url, name="Prefect")

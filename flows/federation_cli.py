@@ -62,23 +62,29 @@ def up(
 
     The database, Prefect, MLflow, the gateway with TLS and the hospitals run as processes until wardround down.
     """
-    from components.data.sources import plan_sources
-    from flows import api, local_federation
+    from components.study_file import is_analysis
+    from components.yaml_lines import read_yaml
+    from flows import local_federation
+    from flows.local_hospitals import analysis_hospitals, training_hospitals
     from flows.local_record import addresses
     from flows.servers import INTERFACES
 
-    loaded, folder = api.load(study), homes.open_home(home)
-    sources = plan_sources(loaded, study.resolve().parent)
+    analyses, folder = is_analysis(read_yaml(study)), homes.open_home(home)
+    hospitals = analysis_hospitals(study, folder) if analyses else training_hospitals(study)
     typer.echo(f"database: {local_federation.choose_database(folder, database.value)}")
-    hospitals = [local_federation.LocalHospital(source.name, loaded.study, source) for source in sources]
     local_federation.write_hospitals(folder, hospitals)
     local_federation.start(folder)
     console = Console(highlight=False)
-    console.print(f"up: {', '.join(source.name for source in sources)}")
+    console.print(f"up: {', '.join(hospital.name for hospital in hospitals)}")
     found = addresses(folder)
     for name, url in (("MLflow", found.mlflow), ("Prefect", found.prefect)) if found else ():
         console.print(f"  {INTERFACES[name]}  {url}")
-    for command in (f"wardround train {study}", "wardround status", "wardround ui", "wardround down"):
+    for command in (
+        f"wardround {'analyse' if analyses else 'train'} {study}",
+        "wardround status",
+        "wardround ui",
+        "wardround down",
+    ):
         console.print(f"  {command}")
 
 
@@ -122,7 +128,7 @@ def status(
     folder: FederationFolder = None,
     home: Home = None,
 ) -> None:
-    """Show the hospitals of the federation, and the trainings that are under way.
+    """Show the hospitals of the federation, and the trainings and analyses that are under way.
 
     Of each hospital: since when it was not heard of, what it does, whether its doctor has passed, what it runs.
     """
@@ -209,14 +215,15 @@ def revoke(name: Hospital, folder: FederationFolder = None, home: Home = None) -
 
 def _shown(side: CoordinatorSide, home: Path) -> Group:
     """Return hospitals and trainings as they are now."""
-    from flows.live import live_trainings
+    from flows.live import live_analyses, live_trainings
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("hospital", "status", "last heard of", "doing", "examined", "credential until", "version"):
         table.add_column(name)
     for site in side.sites.list():
         table.add_row(*_row(site, time.time()))
-    lines = [Text(training.line()) for training in live_trainings(home)]
+    said = [training.line() for training in live_trainings(home)]
+    lines = [Text(line) for line in said + [analysis.line() for analysis in live_analyses(home)]]
     hospitals = table if table.row_count else Text("no hospital yet: wardround coordinator invite NAME")
     return Group(hospitals, *([Text(""), *lines] if lines else []))
 

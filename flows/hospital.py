@@ -10,7 +10,9 @@ address: it reads the fetched weights from a folder and writes its update into o
     <folder>/journal.jsonl                                          what was asked, refused and delivered
     <folder>/studies/<study>/                                       data cache, quarantine list, the site's journal
     <folder>/exchange/<study>/                                      fetched weights, and updates until delivered
-    <folder>/outgoing/                                              sealed updates until delivered
+    <folder>/analytics/                                             what was told in analyses, and what no row can be
+                                                                    read from: fingerprints of each cohort
+    <folder>/outgoing/                                              sealed updates and answers until delivered
 """
 
 from __future__ import annotations
@@ -28,16 +30,25 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
 
-from components.dispatch import Preparation, SiteSetting
+from components.analytics.records import AnalysisAnswer
+from components.dispatch import DeskQuestion, DeskSetting, Preparation, SiteSetting
 from components.errors import RefusedError, SeenRoundError, WardRoundError, fit_to_leave
 from components.exchange.protocol import PROTOCOL
+from components.exchange.questions import QuestionCall, QuestionRequest, claimed_question
 from components.exchange.signed import claimed_order
 from components.exchange.signing import canonical
-from components.exchange.site_request import Call, SiteRequest, claimed_call, claimed_work, parse_request
+from components.exchange.site_request import (
+    AnyRequest,
+    Call,
+    SiteRequest,
+    claimed_call,
+    claimed_work,
+    parse_request,
+)
 from components.gateway.client import GatewayClient
 from components.gateway.records import Activity, SlotKey, WorkItem, own_version
 from components.gateway.transport import Route
-from components.governance.hospital_settings import read_settings
+from components.governance.hospital_settings import HospitalSettings, read_settings
 from components.governance.identity_files import SiteFolder
 from components.journal import Journal
 from components.redaction import redact
@@ -121,7 +132,7 @@ class Hospital:
                 work.cancel()
         self._listed = wanted
 
-    async def carry_out(self, request: SiteRequest) -> str:
+    async def carry_out(self, request: AnyRequest) -> str:
         """Do what is asked and deliver it, or wait until it is done.
 
         Returns:
@@ -159,7 +170,7 @@ class Hospital:
             del self._works[old]
         return task
 
-    async def _answer(self, key: str, request: SiteRequest) -> str:
+    async def _answer(self, key: str, request: AnyRequest) -> str:
         """Do what is asked; that it is not done, and why, is an answer as well, to those whom the gateway lists.
 
         What could not be answered, or is not listed yet, is begun again the next time it is listed. Whoever can make
@@ -175,7 +186,7 @@ class Hospital:
             if key not in self._listed:
                 self._works.pop(key, None)
                 raise
-            reason = redact(fit_to_leave(error), keep=[self.site, request.training])
+            reason = redact(fit_to_leave(error), keep=self._known(request))
             try:
                 await self._say_no(request, reason, error)
             except WardRoundError as undelivered:
@@ -187,25 +198,29 @@ class Hospital:
         """Answer what this version cannot read, as far as it can tell what it is: nobody waits for it then."""
         reason = f"{error}; this hospital runs WardRound {own_version()} (protocol {PROTOCOL}): is it an older one?"
         claimed = claimed_work(text, site=self.site)
-        if isinstance(claimed, Call):
+        if isinstance(claimed, QuestionCall):
+            await self._outbox.deliver_reply(claimed, _no_answer(claimed, error, reason))
+        elif isinstance(claimed, Call):
             await self._outbox.deliver_preparation(claimed, Preparation(site=self.site, ready=False, reason=reason))
         elif claimed is not None:
             await self._outbox.deliver_answer(claimed, _refusal(claimed, error, reason), None)
         raise error
 
-    async def _answer_again(self, key: str, request: SiteRequest, slot: SlotKey) -> str:
+    async def _answer_again(self, key: str, request: AnyRequest, slot: SlotKey) -> str:
         """Do what was done before once more, if its answer is not there any more."""
         if await self._outbox.is_delivered(slot):
             return "delivered before"
         return await self._answer(key, request)
 
-    async def _do(self, request: SiteRequest) -> str:
+    async def _do(self, request: AnyRequest) -> str:
         """Do what is asked and deliver it; of one study one thing at a time."""
         turn = self._turns.setdefault(request.study.study, asyncio.Lock())
         with self._activities.piece(request.kind, request.training) as piece:
             async with turn:
                 piece.begin()
                 try:
+                    if isinstance(request, QuestionRequest):
+                        return await self._ask(request, piece)
                     do = self._prepare if request.kind == "prepare" else self._work
                     return await do(request, piece)
                 except RefusedError as error:
@@ -213,8 +228,13 @@ class Hospital:
                     self._journal.append("request_refused", **about)
                     raise
 
-    async def _say_no(self, request: SiteRequest, reason: str, error: Exception) -> None:
+    async def _say_no(self, request: AnyRequest, reason: str, error: Exception) -> None:
         """Deliver that a request is not carried out; it may be one that nobody signed, and then names nothing open."""
+        if isinstance(request, QuestionRequest):
+            question = claimed_question(request.call)
+            if question is not None:
+                await self._outbox.deliver_reply(question, _no_answer(question, error, reason))
+            return
         if request.kind == "prepare":
             call = claimed_call(request)
             if call is not None:
@@ -223,6 +243,23 @@ class Hospital:
         order = claimed_order(request.call)
         if order is not None:
             await self._outbox.deliver_answer(order, _refusal(order, error, reason), None)
+
+    async def _ask(self, request: QuestionRequest, piece: Piece) -> str:
+        """Have a question of an analysis answered, and deliver the answer."""
+        study, call, settings = request.study, self._review.question(request, self._client.pinned), self._settings()
+        table, policy = settings.table_of(study, self.site), settings.disclosure
+        setting = DeskSetting(site=self.site, state=str(self._folder / "analytics"))
+        question = DeskQuestion(
+            study=study, analysis=call.training, file=str(table), policy=policy, request=call.question
+        )
+        piece.wait()
+        async with self._warm.use(setting, settings, kind=request.kind) as process:
+            piece.begin()
+            answer = await asyncio.wrap_future(process.ask(self.site, question))
+        said = await self._outbox.deliver_reply(call, answer)
+        about = {"analysis": call.training, "number": call.round, "status": answer.status, "reason": answer.reason}
+        self._journal.append("reply_delivered", **about, nonce=call.nonce, **({} if said else {"confirmed": False}))
+        return f"{answer.status}{': ' + answer.reason if answer.reason else ''}"
 
     async def _prepare(self, request: SiteRequest, piece: Piece) -> str:
         """Open the data and deliver what was found."""
@@ -274,13 +311,20 @@ class Hospital:
     @asynccontextmanager
     async def _process(self, request: SiteRequest, piece: Piece) -> AsyncIterator[PoolDispatcher]:
         """Have the warm process of a study; until its place is free the piece of work waits."""
-        study, settings = request.study, read_settings(self._folder)
+        study, settings = request.study, self._settings()
         source, state = settings.source_of(study.study, self.site), self._folder / "studies" / study.study
         setting = SiteSetting(study=study, source=source, state=str(state), store=str(self._exchange(study)))
         piece.wait()
         async with self._warm.use(setting, settings, kind=request.kind) as process:
             piece.begin()
             yield process
+
+    def _settings(self) -> HospitalSettings:
+        return read_settings(self._folder)
+
+    def _known(self, request: AnyRequest) -> list[str]:
+        """Return what may stand in a reason: the coordinator wrote it."""
+        return [self.site, request.training, request.study.study, request.study.digest[:12]]
 
     def _exchange(self, study: Study) -> Path:
         return self._folder / "exchange" / study.study
@@ -296,7 +340,15 @@ def _refusal(order: Order, error: Exception, reason: str) -> Answer:
     )  # fmt: skip
 
 
-def _key(request: SiteRequest) -> str:
+def _no_answer(call: QuestionCall, error: Exception, reason: str) -> AnalysisAnswer:
+    """Return the answer that a question is not answered."""
+    return AnalysisAnswer(
+        site=call.site, request_digest=hashlib.sha256(call.question.encode()).hexdigest(),
+        status="refused" if isinstance(error, RefusedError) else "failed", reason=reason,
+    )  # fmt: skip
+
+
+def _key(request: AnyRequest) -> str:
     """Return what a request is known by, whichever way it came: PostgreSQL hands JSON back in an order of its own."""
     return hashlib.sha256(canonical(request.model_dump(mode="json"))).hexdigest()
 

@@ -14,7 +14,7 @@ import typer
 
 from components.errors import RefusedError, WardRoundError
 from components.files import storage_errors
-from flows.options import examples
+from flows.options import StudyFile, examples
 
 # As in `flows.cli`: the commands import what they need themselves, so that help and enrolment answer at once.
 
@@ -29,7 +29,13 @@ policy:
   networks: [CNN, DenseNet, ResNet, EfficientNet, ViT, LogisticRegression, MLP]
   max_epochs: 50            # most local epochs in a round
   max_steps: 100000         # most optimiser steps in a round, where a study counts steps
-  min_sites: 2              # fewest hospitals in a round: a sum over fewer says too much about each
+  min_sites: 2              # fewest hospitals in a round or an analysis: a sum over fewer says too much about each
+  analyses: accepted        # studies that analyse need  wardround hospital accept STUDY ; "any" needs none
+disclosure:                 # of analyses: what a study allows beyond this does not leave
+  smallest_cell: 5          # least number of patients behind any number
+  rounding: 1               # counts leave as multiples of this
+  queries: 200              # questions that are answered about one cohort, for good
+  risk_sets: refuse         # or grouped: regressions with one baseline hazard for all hospitals
 """
 
 hospital_app = typer.Typer(help="Enroll, examine and run a hospital of a federation.", no_args_is_help=True)
@@ -165,6 +171,45 @@ def accept_older(
     given = datetime.now(UTC).isoformat(timespec="seconds")
     Acceptances(folder).give(training, Acceptance(by=_own_name(), given=given, reason=reason))
     typer.echo(f"the next plan of {training} may be older than the last one; the journal will say so")
+
+
+@hospital_app.command(
+    epilog=examples('wardround hospital accept trial.yaml --reason "vote 12/2026 of the ethics board"')
+)
+def accept(
+    study: StudyFile,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, for this hospital's journal.")] = "",
+    take_back: Annotated[bool, typer.Option("--take-back", help="Answer its questions no more.")] = False,
+    folder: Folder = DEFAULT,
+) -> None:
+    """Accept a study that analyses: this hospital answers no question of a version that it has not accepted.
+
+    Read the file before: it says which columns are looked at and what leaves. It must be the very one that the operator
+    has, which its digest tells. What is accepted counts from the next question on, and so does what is taken back.
+    """
+    from components.governance.acceptances import Acceptance, Acceptances
+    from components.governance.hospital_settings import read_settings
+    from components.study_file import load_analysis
+
+    _require_enrolled(folder)
+    loaded, acceptances = load_analysis(study), Acceptances(folder)
+    if take_back:
+        gone = acceptances.take_back_analysis(loaded.study, loaded.digest)
+        typer.echo(
+            f"{loaded.study}, {loaded.digest[:12]}, {'is not accepted any more' if gone else 'was not accepted'}"
+        )
+        return
+    given = datetime.now(UTC).isoformat(timespec="seconds")
+    acceptances.give_analysis(loaded.study, loaded.digest, Acceptance(by=_own_name(), given=given, reason=reason))
+    analysis = loaded.analysis
+    policy = analysis.disclosure.stricter(read_settings(folder).disclosure)
+    columns = [analysis.time.column, analysis.event.column, analysis.arm.column]
+    columns += [covariate.name for covariate in analysis.covariates]
+    typer.echo(
+        f"accepted {loaded.study}, {loaded.digest[:12]}: {', '.join(analysis.methods)}, over the columns "
+        f"{', '.join(columns)} of {analysis.table.name}; no number from fewer than {policy.smallest_cell} patients, "
+        f"{policy.queries} questions at the most"
+    )
 
 
 def _own_name() -> str:

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import threading
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 
+from components.analytics.records import AnalysisAnswer
 from components.dispatch import Preparation
 from components.errors import RefusedError, ServiceError
+from components.exchange.questions import MOST_BYTES, QuestionCall, reply_context, reply_to, sign_reply
 from components.exchange.sealing import SealedFile, seal_file
 from components.exchange.signed import UpdateEnvelope, sign_update, update_context
 from components.exchange.signing import Signed
 from components.exchange.site_request import Call, Prepared, sign_prepared
 from components.failpoints import failpoint
-from components.files import storage_errors
+from components.files import storage_errors, write_whole
 from components.gateway.ahead import UploadAhead
 from components.gateway.client import PART_BYTES, GatewayClient
-from components.gateway.records import SlotKey, UploadStatus, slot_of_order
+from components.gateway.records import SlotKey, UploadStatus, slot_of_order, slot_of_question
 from components.governance.identity_files import SiteKeys
 from components.rounds import Answer, Order
 
@@ -40,7 +42,7 @@ class Outbox:
 
     def __init__(self, folder: Path, client: GatewayClient, keys: SiteKeys) -> None:
         self._folder, self._client, self._keys = folder, client, keys
-        for left in folder.glob("*.sealed"):
+        for left in (*folder.glob("*.sealed"), *folder.glob("*.json")):
             left.unlink()
         self._lock = threading.Lock()  # work that was withdrawn may still be sending when the next has something
 
@@ -79,31 +81,58 @@ class Outbox:
         if update is not None:
             sealed = await asyncio.to_thread(self._seal_and_send, order, update)
             failpoint("hospital.sealed")
+        file = self._sealed_file(order.nonce)
         try:
             envelope = self._envelope(order, answer, sealed)
-            return await self._bring(slot_of_order(order), self._sealed_file(order) if sealed else None, envelope)
+            return await self._bring(slot_of_order(order), file if sealed else None, envelope)
         finally:
-            with suppress(FileNotFoundError):
-                self._sealed_file(order).unlink()
+            file.unlink(missing_ok=True)
+
+    async def deliver_reply(self, call: QuestionCall, answer: AnalysisAnswer) -> bool:
+        """Seal an answer to the coordinator, sign it, and bring both to the slot of the question.
+
+        Raises:
+            RefusedError: If the answer is too long, or the gateway does not take it.
+            StorageError: If it cannot be sealed.
+        """
+        text = answer.model_dump_json().encode()
+        if len(text) > MOST_BYTES:
+            raise RefusedError(f"the answer has {len(text)} bytes, at most {MOST_BYTES} are sent: a coarser grid helps")
+        plain, file = self._folder / f"{call.nonce}.json", self._sealed_file(call.nonce)
+        try:
+            await asyncio.to_thread(write_whole, plain, text)
+            sealed = await asyncio.to_thread(self._seal, call.nonce, plain, reply_context(call))
+            reply = reply_to(
+                call,
+                answer_sha256=hashlib.sha256(text).hexdigest(),
+                sealed_sha256=sealed.sha256,
+                sealed_bytes=sealed.bytes,
+            )
+            return await self._bring(slot_of_question(call), file, sign_reply(reply, self._keys.signing))
+        finally:
+            for left in (plain, file):
+                left.unlink(missing_ok=True)
 
     def _seal_and_send(self, order: Order, update: Path) -> SealedFile:
         """Seal an update; a large one is already on its way meanwhile, as far as the gateway takes it."""
         with storage_errors("read", update):
             size = update.stat().st_size
+        context = update_context(self._client.pinned.federation, order)
         if size <= PART_BYTES:
-            return self._seal(order, update)
+            return self._seal(order.nonce, update, context)
         with self._lock, UploadAhead(self._client, slot_of_order(order)) as upload:
-            return self._seal(order, update, beside=upload.take)
+            return self._seal(order.nonce, update, context, beside=upload.take)
 
-    def _seal(self, order: Order, update: Path, beside: Callable[[bytes], None] | None = None) -> SealedFile:
-        """Seal an update, for this order and the coordinator only."""
-        pinned, target = self._client.pinned, self._sealed_file(order)
-        context = update_context(pinned.federation, order)
-        return seal_file(update, target, pinned.coordinator.keys.sealing, context, beside=beside)
+    def _seal(
+        self, nonce: str, file: Path, context: bytes, beside: Callable[[bytes], None] | None = None
+    ) -> SealedFile:
+        """Seal a file, for this piece of work and the coordinator only."""
+        recipient = self._client.pinned.coordinator.keys.sealing
+        return seal_file(file, self._sealed_file(nonce), recipient, context, beside=beside)
 
-    def _sealed_file(self, order: Order) -> Path:
-        """Return where the sealed update of an order lies until it is delivered."""
-        return self._folder / f"{order.nonce}.sealed"
+    def _sealed_file(self, nonce: str) -> Path:
+        """Return where what is sealed for a piece of work lies until it is delivered."""
+        return self._folder / f"{nonce}.sealed"
 
     def _envelope(self, order: Order, answer: Answer, sealed: SealedFile | None) -> Signed:
         """Sign what goes into the slot."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from components.analytics.plan import AnalysisStudy
 from components.errors import RefusedError, SeenRoundError
+from components.exchange.questions import QuestionCall, QuestionRequest, verify_question
 from components.exchange.signed import require_newer, verify_order, verify_plan
 from components.exchange.site_request import Call, SiteRequest, verify_call
-from components.governance.acceptances import Acceptances
+from components.governance.acceptances import Acceptance, Acceptances
 from components.governance.architecture import architecture_digest
-from components.governance.hospital_settings import Policy, read_settings, review_roster, review_study
+from components.governance.hospital_settings import Policy, read_settings, review_analysis, review_roster, review_study
 from components.governance.pins import Federation
 from components.journal import Journal
 from components.rounds import Order, RoundPlan
@@ -37,6 +39,21 @@ class Review:
         """
         call = verify_call(request, pinned.coordinator.keys.signing, federation=pinned.federation)
         review_study(self._policy(), request.study)
+        return call
+
+    def question(self, request: QuestionRequest, pinned: Federation) -> QuestionCall:
+        """Return the question of a request.
+
+        Raises:
+            RefusedError: If the coordinator did not sign it, the administrator has not accepted the analysis, or the
+                policy does not allow it or its sites.
+        """
+        call = verify_question(request, pinned.coordinator.keys.signing, federation=pinned.federation)
+        policy, study = self._policy(), request.study
+        accepted = self._acceptances.analysis(study.study, study.digest)
+        review_analysis(policy, study, accepted=accepted is not None)
+        review_roster(policy, call.roster)
+        self._note_analysis(study, accepted)
         return call
 
     def order(self, request: SiteRequest, pinned: Federation) -> Order:
@@ -77,6 +94,12 @@ class Review:
             self._journal.append("architecture_approved", study=study.study, architecture=digest)
             return digest
         return str(first.data["architecture"])
+
+    def _note_analysis(self, study: AnalysisStudy, accepted: Acceptance | None) -> None:
+        """Write once into the journal that a study's questions are answered, and who accepted that."""
+        if self._journal.last("analysis_allowed", study=study.study, digest=study.digest) is None:
+            given = accepted.model_dump() if accepted is not None else {}
+            self._journal.append("analysis_allowed", study=study.study, digest=study.digest, **given)
 
     def _accept(self, plan: RoundPlan) -> None:
         """Take a plan that is newer than the last one of its training, or that very one."""

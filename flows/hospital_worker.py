@@ -24,7 +24,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Completed, Failed, Running
 
 from components.errors import RefusedError, WardRoundError, fit_to_leave
-from components.exchange.site_request import SiteRequest, read_request
+from components.exchange.site_request import AnyRequest, read_request
 from components.governance.identity_files import SiteFolder
 from components.redaction import redact
 from flows.closed_worker import ClosedWorker
@@ -42,7 +42,7 @@ class SiteWork(Protocol):
         """Name of the site; its pool has the same."""
         ...
 
-    async def carry_out(self, request: SiteRequest) -> str:
+    async def carry_out(self, request: AnyRequest) -> str:
         """Do what is asked and deliver it; return one line for the coordinator."""
         ...
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from components.errors import JournalError
 from components.journal import read, verify
 
+KINDS = ("trainings", "analyses")
 _DIGEST = re.compile(r"[0-9a-f]{32,64}")
 
 
@@ -28,10 +29,11 @@ def journal_path(name: str, home: Path) -> Path:
         return given
     if given.is_dir() and (given / "journal.jsonl").is_file():
         return given / "journal.jsonl"
-    path = home / "trainings" / name / "journal.jsonl"
-    if path.is_file():
-        return path
-    known = sorted(item.parent.name for item in (home / "trainings").glob("*/journal.jsonl"))
+    for kind in KINDS:
+        path = home / kind / name / "journal.jsonl"
+        if path.is_file():
+            return path
+    known = sorted(item.parent.name for kind in KINDS for item in (home / kind).glob("*/journal.jsonl"))
     there = (
         f"there are journals of {', '.join(known)}" if known else "nothing has been run there yet; --home names another"
     )

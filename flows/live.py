@@ -1,4 +1,4 @@
-"""What is going on: the trainings that have not finished, as their journals tell."""
+"""What is going on: the trainings and analyses that have not finished, as their journals tell."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from components.analytics.ledger import AnalysisLedger, analyses, open_analyses
 from components.journal import Entry, read
 from components.ledger import SILENT, RoundLedger, TrainingLedger, resumable, trainings
 
@@ -62,6 +63,42 @@ def live_trainings(home: Path) -> list[LiveTraining]:
         for ledger in resumable(trainings(entries)):
             found.append(_live(path, ledger, entries))
     return found
+
+
+@dataclass(frozen=True)
+class LiveAnalysis:
+    """An analysis that has not finished.
+
+    Attributes:
+        ledger: What the journal says of it.
+        driven: Whether a process drives it now; else the same command takes it up again.
+    """
+
+    ledger: AnalysisLedger
+    driven: bool
+
+    def line(self) -> str:
+        """Return it as one line.
+
+        >>> LiveAnalysis(AnalysisLedger("trial-1", "", ["east", "north"], {"": 1}, step="exits"), True).line()
+        'trial-1: question 1, exits; waiting for east, north'
+        """
+        ledger = self.ledger
+        silent = [site for site in ledger.sites if site not in ledger.answered]
+        said = ledger.waiting or (f"waiting for {', '.join(silent)}" if silent else "")
+        where = f"question {len(ledger.numbers)}, {ledger.step}" if ledger.step else "before its first question"
+        left = f"without {', '.join(ledger.left)}" if ledger.left else ""
+        stopped = "" if self.driven else "nobody drives it: the same command takes it up again"
+        return f"{ledger.analysis}: {'; '.join(part for part in (where, said, left, stopped) if part)}"
+
+
+def live_analyses(home: Path) -> list[LiveAnalysis]:
+    """Return the analyses of a home that have not finished, in the order of their studies' names."""
+    return [
+        LiveAnalysis(ledger, _is_driven(path))
+        for path in sorted((home / "analyses").glob("*/journal.jsonl"))
+        for ledger in open_analyses(analyses(read(path)))
+    ]
 
 
 def _live(path: Path, ledger: TrainingLedger, entries: Sequence[Entry]) -> LiveTraining:

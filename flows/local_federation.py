@@ -24,10 +24,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from components.analytics.plan import Disclosure
 from components.errors import ServiceError, WardRoundError
 from components.files import sole_holder, write_whole
 from components.gateway.client import enrol
@@ -75,11 +76,13 @@ class LocalHospital:
         name: Its name.
         study: The study it has data for.
         source: Where its items are.
+        disclosure: What may leave of analyses.
     """
 
     name: str
     study: str
     source: SiteSource
+    disclosure: Disclosure = field(default_factory=Disclosure)
 
 
 def write_hospitals(home: Path, hospitals: Sequence[LocalHospital]) -> None:
@@ -87,8 +90,12 @@ def write_hospitals(home: Path, hospitals: Sequence[LocalHospital]) -> None:
     for hospital in hospitals:
         folder = federation_folder(home) / "hospitals" / hospital.name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        # One hospital alone is a federation too, on a laptop.
-        settings = HospitalSettings(sources={hospital.study: hospital.source}, policy=Policy(min_sites=1))
+        # One hospital alone is a federation too, on a laptop, and its administrator is the operator.
+        settings = HospitalSettings(
+            sources={hospital.study: hospital.source},
+            policy=Policy(min_sites=1, analyses="any"),
+            disclosure=hospital.disclosure,
+        )
         write_whole(folder / FILE, json.dumps(settings.model_dump(mode="json"), indent=1).encode())
 
 

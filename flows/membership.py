@@ -115,9 +115,12 @@ class Membership:
         return self._heard.silent_s(site)
 
     def claim(self, order: Order) -> ClaimState:
-        """See `flows.session.Hospitals`; by this process's own clock, as `silent_s`."""
+        """See `flows.session.Hospitals`."""
+        return self.claim_on(slot_of_order(order))
+
+    def claim_on(self, slot: SlotKey) -> ClaimState:
+        """Return whether a site has taken up what goes into a slot; by this process's own clock, as `silent_s`."""
         self._read_sites()
-        slot = slot_of_order(order)
         if slot not in self._claims:
             return "open"
         return "lapsed" if self._renewed.silent_s(slot) > self._claims[slot].life_s else "held"
@@ -194,12 +197,8 @@ class Membership:
         return site.status == "ready" if self._require_ready else site.active
 
     def _require_members(self) -> None:
-        """Refuse to begin where a named site, or every site, is missing from the federation."""
-        enrolled = {name for name, site in self._sites.items() if site.active}
-        absent = sorted((self._named or set()) - enrolled)
-        if absent or not enrolled:
-            who = f"{', '.join(absent)} not enrolled" if absent else "no hospital is enrolled"
-            raise QuorumError(f"{who}: invite each with  wardround coordinator invite NAME")
+        """Refuse to begin where a named site, or every site, is missing from the federation, or none can take part."""
+        enrolled = self._require_enrolled()
         others = {name: text for name in sorted(enrolled) if (text := self.speaks_otherwise(name))}
         if not self._asked and others:
             raise QuorumError(reasons_text(others))
@@ -208,6 +207,15 @@ class Membership:
                 f"{', '.join(sorted(enrolled))}: enrolled, but no doctor has passed. Run at each hospital: "
                 "wardround hospital doctor"
             )
+
+    def _require_enrolled(self) -> set[str]:
+        """Return who is enrolled; refuse to begin where a named site, or every site, is not."""
+        enrolled = {name for name, site in self._sites.items() if site.active}
+        absent = sorted((self._named or set()) - enrolled)
+        if absent or not enrolled:
+            who = f"{', '.join(absent)} not enrolled" if absent else "no hospital is enrolled"
+            raise QuorumError(f"{who}: invite each with  wardround coordinator invite NAME")
+        return enrolled
 
     def _waiting_for(self) -> str:
         """Say for whom the first round waits; empty if it can begin, or never will."""

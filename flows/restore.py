@@ -31,7 +31,7 @@ from flows.local_record import POSTGRESQL, federation_folder
 from flows.version import code_version
 
 DRAFT = ".restoring"
-_OURS = ("federation", "trainings", "artifacts", "mlflow.db", "prefect")
+_OURS = ("federation", "trainings", "analyses", "artifacts", "mlflow.db", "prefect")
 
 
 @dataclass(frozen=True)

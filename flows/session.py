@@ -312,7 +312,7 @@ class Session:
         silent_s = self.hospitals.silent_s(site) if self.hospitals is not None else 0.0
         if silent_s < AWAY_S:
             return ""
-        return f"not heard of for {_about(silent_s)}"
+        return f"not heard of for {about_time(silent_s)}"
 
     def at_work(self, plan: RoundPlan, site: str) -> str:
         """Return, in words, what is known of a site whose update for a plan is not there."""
@@ -383,10 +383,10 @@ class Session:
         return InterruptedTrainingError(f"training {self.training} was stopped; the same command resumes it")
 
 
-def _about(seconds: float) -> str:
+def about_time(seconds: float) -> str:
     """Return a time in a unit that does not change all the time.
 
-    >>> _about(35), _about(95), _about(7500)
+    >>> about_time(35), about_time(95), about_time(7500)
     ('less than a minute', '1 min', '2 h')
     """
     if seconds < 60:

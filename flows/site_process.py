@@ -13,7 +13,8 @@ A child whose socket closes (its coordinator is gone) ends at once, even in mid-
 
 At a hospital (``--hospital``) it is the border: it has the patients' data, and what it answers goes on to the
 coordinator. There its output goes into ``process.log`` in the site's state folder, which stays at the hospital, and
-of an error it tells what `components.redaction` lets through.
+of an error it tells what `components.redaction` lets through. Where it is told no study, it answers the questions of
+analyses (`flows.desk_host`), and imports none of that.
 
 It never imports Prefect, and the heavy imports come when this module runs, under `lean_imports`: a site's
 process is slow enough to start as it is.
@@ -29,11 +30,11 @@ import socket
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from flows.lean import lean_imports
 
@@ -42,36 +43,39 @@ if TYPE_CHECKING:
     from components.study import Study
     from flows.site_host import SiteHost
 
-
 LOG = "process.log"
 _LOG_BYTES = 16 << 20  # of a log that is older than this process; the one before it is kept, too
 
 
-def serve(connection: socket.socket, host: SiteHost, keep: Collection[str] | None = None) -> None:
-    """Answer the calls of one socket, in the order of their arrival, until it closes.
+def serve(
+    connection: socket.socket,
+    call: Callable[[str, Mapping[str, Any]], Any],
+    *,
+    keep: Collection[str] | None = None,
+    rest: Callable[[], None] | None = None,
+) -> NoReturn:
+    """Answer the calls of one socket, in the order of their arrival, until it closes and the process ends.
 
     Args:
         connection: Where calls come from and answers go to.
-        host: Does the work.
+        call: Does the work: from the name of a call and its payload to its result.
+        rest: Is called after each.
         keep: At a hospital, the identifiers that stay in what is told of an error; None if nothing leaves this
             machine, and everything is told.
     """
-    from components.training.memory import release_memory
-    from flows.site_host import call
-
-    host.tell(partial(_tell, connection))
     calls: queue.Queue[bytes] = queue.Queue()
     threading.Thread(target=_read_calls, args=(connection, calls.put), daemon=True).start()
     while True:
         request = json.loads(calls.get())
         answer: dict[str, Any] = {"id": request["id"]}
         try:
-            result = call(host, request["call"], request["payload"])
+            result = call(request["call"], request["payload"])
             answer["result"] = result if keep is None else _fit_to_leave(result, keep)
         except Exception as error:
             answer["error"] = _told(error, request["call"], keep)
         connection.sendall(json.dumps(answer).encode() + b"\n")
-        release_memory()  # another study's process may have this GPU next
+        if rest is not None:
+            rest()
 
 
 def _tell(connection: socket.socket, progress: Progress) -> None:
@@ -146,9 +150,12 @@ def main(descriptors: list[int], *, hospital: bool = False) -> None:
     if hospital:
         told = json.load(sys.stdin)
         _keep_output(Path(told[0]["state"]))
+        if "study" not in told[0]:
+            _serve_desk(socket.socket(fileno=descriptors[0]), told[0])
     with lean_imports():
         from components.dispatch import SiteSetting
-        from flows.site_host import SiteHost
+        from components.training.memory import release_memory
+        from flows.site_host import SiteHost, call
 
         settings = {raw["source"]["name"]: SiteSetting.model_validate(raw) for raw in told or json.load(sys.stdin)}
         host = SiteHost(settings)
@@ -161,7 +168,17 @@ def main(descriptors: list[int], *, hospital: bool = False) -> None:
     for descriptor in descriptors:
         if descriptor != own:
             os.close(descriptor)
-    serve(socket.socket(fileno=own), host, _known(settings.values()) if hospital else None)
+    connection, keep = socket.socket(fileno=own), _known(settings.values()) if hospital else None
+    host.tell(partial(_tell, connection))
+    serve(connection, partial(call, host), keep=keep, rest=release_memory)  # another study may have this GPU next
+
+
+def _serve_desk(connection: socket.socket, told: dict[str, Any]) -> NoReturn:
+    """Answer the questions of analyses, without torch; the process ends when the socket closes."""
+    from components.dispatch import DeskSetting
+    from flows.desk_host import DeskHost
+
+    serve(connection, DeskHost(DeskSetting.model_validate(told)).call, keep=())
 
 
 def _warm(host: SiteHost, study: Study) -> None:

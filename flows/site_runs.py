@@ -22,11 +22,11 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Pending, Running
 
-from components.exchange.site_request import SiteRequest, request_parameters
+from components.exchange.site_request import AnyRequest, request_parameters
 from flows.closed_worker import ensure_pool
 from flows.hospital_worker import TYPE
 
-FLOWS = {"prepare": "site-preparation", "train": "site-training"}  # an evaluation is shown by its round
+FLOWS = {"prepare": "site-preparation", "train": "site-training", "analyse": "site-analysis"}
 DRAIN_S = 5.0
 SHOWN_AFTER_S = 1.0  # what is over sooner is shown when it is over: one request to Prefect instead of two
 ROUND_WITHIN_S = 60.0
@@ -46,14 +46,19 @@ class SiteRun:
 
     name: str
     key: str
-    request: SiteRequest
+    request: AnyRequest
     round: int | None
 
 
 class SiteRuns:
-    """The runs of one training's hospitals; their pools and deployments are made, or put back, as they are needed."""
+    """The runs of one training's hospitals; their pools and deployments are made, or put back, as they are needed.
 
-    def __init__(self) -> None:
+    Args:
+        patient: Whether its end waits for all that is still to be shown, as long as more and more of it is.
+    """
+
+    def __init__(self, *, patient: bool = False) -> None:
+        self._patient = patient
         self._loop = asyncio.new_event_loop()
         self._client: PrefectClient | None = None
         self._deployments: dict[tuple[str, str], asyncio.Future[UUID]] = {}
@@ -82,10 +87,10 @@ class SiteRuns:
         self._start(self._say(number, text))
 
     def close(self) -> None:
-        """Show what is still to be shown, for a few seconds at most, and end."""
+        """Show what is still to be shown, for a few seconds at most unless it is patient, and end."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(lambda: self._loop.create_task(self._drain()))
-        self._thread.join(DRAIN_S + 1.0)
+        self._thread.join(None if self._patient else DRAIN_S + 1.0)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -116,9 +121,12 @@ class SiteRuns:
     async def _drain(self) -> None:
         for end in self._ends.values():
             end.cancel()  # what a site still works on is shown again by the process that collects it
-        others = [task for task in self._open if task is not asyncio.current_task()]
-        if others:
-            await asyncio.wait(others, timeout=DRAIN_S)
+        others = {task for task in self._open if task is not asyncio.current_task()}
+        when = asyncio.FIRST_COMPLETED if self._patient else asyncio.ALL_COMPLETED
+        while others:
+            shown, others = await asyncio.wait(others, timeout=DRAIN_S, return_when=when)
+            if not shown or not self._patient:
+                break
         for task in self._open:
             task.cancel()
         if self._client is not None:
@@ -193,7 +201,7 @@ class SiteRuns:
             state: State[None] = Running(name="WaitingForQuorum", message=text) if text else Running()
             await client.set_flow_run_state(run, state, force=True)
 
-    async def _deployment(self, client: PrefectClient, request: SiteRequest) -> UUID:
+    async def _deployment(self, client: PrefectClient, request: AnyRequest) -> UUID:
         """Return the deployment of a kind of work at a site; made once, with its pool."""
         wanted = FLOWS[request.kind], request.site
         if wanted not in self._deployments:

@@ -83,6 +83,19 @@ class Tenure:
             check()
             time.sleep(min(LOOK_EVERY_S, before.left_s))
 
+    def require_own(self) -> None:
+        """Return if the journal of this process is the one that counts.
+
+        Raises:
+            ServiceError: If another process has driven it elsewhere, and ended in order, while this one waited.
+        """
+        if self.after is not None:
+            what = self._lease.name.partition(" ")[2]
+            raise ServiceError(
+                f"{self.after.holder} has driven {what} meanwhile and ended in order: what it did is in the "
+                "journal there. Go on there, or with that journal here (docs/operations.md)"
+            )
+
     @property
     def lost(self) -> bool:
         """Whether another process has taken over, as far as is known here."""

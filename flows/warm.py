@@ -1,4 +1,4 @@
-"""The warm processes of a hospital: one for each study, each at a place of its own, ended for a reason that is kept.
+"""The warm processes of a hospital: one for each study and one for all analyses, ended for a reason that is kept.
 
 A process keeps imports, decoded data and the GPU's context from round to round. It is one study's alone. A place is
 a GPU, or the whole machine where it has none: one piece of work at a time, a queue beyond.
@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from components.dispatch import Progress, SiteSetting
+from components.dispatch import DeskSetting, Progress, SiteSetting
 from components.errors import LostError, WardRoundError
 from components.gateway.records import own_version
 from components.governance.hospital_settings import HospitalSettings
@@ -36,7 +36,8 @@ IDLE_S = 86_400.0  # after which a study is taken to be over: its process holds 
 GB = 1_000_000_000
 log = logging.getLogger("wardround.hospital")
 
-Kind = Literal["prepare", "train", "evaluate"]
+AnySetting = SiteSetting | DeskSetting
+Kind = Literal["prepare", "train", "evaluate", "analyse"]
 Reason = Literal[
     "cancelled",  # the work was withdrawn, or the hospital is told to end
     "crashed",
@@ -62,7 +63,7 @@ class Spawn(Protocol):
 class _Warm:
     """A process and what is known of it; `held` and `settled` in bytes, 0 before they were measured."""
 
-    setting: SiteSetting
+    setting: AnySetting
     place: Place
     version: str
     pool: PoolDispatcher
@@ -74,7 +75,7 @@ class _Warm:
 
     @property
     def study(self) -> str:
-        return self.setting.study.study
+        return self.setting.purpose
 
 
 class WarmProcesses:
@@ -100,28 +101,29 @@ class WarmProcesses:
         spawn: Spawn = spawn_site_process,
     ) -> None:
         self._journal, self._progressed, self._spawn = journal, progressed, spawn
-        self._places = Places(gpus() if places is None else places)
+        self._places, self._desk = Places(gpus() if places is None else places), Places([])
         self._warm: dict[str, _Warm] = {}  # by the study's digest
         self._claims: Counter[str] = Counter()  # pieces of work in hand and waiting, by the study's name
 
     @asynccontextmanager
     async def use(
-        self, setting: SiteSetting, settings: HospitalSettings, *, kind: Kind
+        self, setting: AnySetting, settings: HospitalSettings, *, kind: Kind
     ) -> AsyncIterator[PoolDispatcher]:
         """Have a study's process to oneself, after waiting for its place.
 
         Args:
-            setting: The study and its folders; they are all that the process is told.
+            setting: The study and its folders, or those of all analyses; they are all that the process is told.
             settings: How much memory there may be used.
             kind: What it is for.
 
         Raises:
             LostError: If the process died over it, and so did the one in its place; the next use has a fresh one.
         """
-        name = setting.study.study
+        name = setting.purpose
         self._claims[name] += 1
         try:
-            async with self._place(name) as place:
+            # Sums of a table need no GPU, and wait for none.
+            async with self._place(name, self._desk if isinstance(setting, DeskSetting) else self._places) as place:
                 warm = await self._ready(setting, settings, place)
                 try:
                     yield warm.pool
@@ -147,21 +149,20 @@ class WarmProcesses:
             self._end(warm, "closed")
 
     @asynccontextmanager
-    async def _place(self, name: str) -> AsyncIterator[Place]:
+    async def _place(self, name: str, places: Places) -> AsyncIterator[Place]:
         """Have a study's place to oneself."""
-        place = await self._places.take(name)
+        place = await places.take(name)
         try:
             yield place
         finally:
-            self._places.give_back(place)
+            places.give_back(place)
 
-    async def _ready(self, setting: SiteSetting, settings: HospitalSettings, place: Place) -> _Warm:
+    async def _ready(self, setting: AnySetting, settings: HospitalSettings, place: Place) -> _Warm:
         """Return the process of a study, a fresh one where there is none or what is there will not do."""
-        study = setting.study
-        for warm in [warm for warm in self._warm.values() if warm.study == study.study]:
+        for warm in [warm for warm in self._warm.values() if warm.study == setting.purpose]:
             if warm.measuring is not None:
                 await asyncio.wait([warm.measuring])
-            if warm.setting.study.digest != study.digest:
+            if warm.setting.version != setting.version:
                 self._end(warm, "new_study")
             elif warm.setting != setting:
                 self._end(warm, "new_settings")
@@ -169,13 +170,13 @@ class WarmProcesses:
                 self._end(warm, "new_version")
             elif warm.pool.lost:
                 self._end(warm, "crashed")
-        if study.digest not in self._warm:
+        if setting.version not in self._warm:
             expected = max((warm.held for warm in self._warm.values()), default=0)
             self._make_room(settings, expected)
-            self._warm[study.digest] = self._start(setting, place)
-        return self._warm[study.digest]
+            self._warm[setting.version] = self._start(setting, place)
+        return self._warm[setting.version]
 
-    def _start(self, setting: SiteSetting, place: Place) -> _Warm:
+    def _start(self, setting: AnySetting, place: Place) -> _Warm:
         """Start the process of a study."""
 
         def replace() -> SiteProcess:
@@ -192,8 +193,8 @@ class WarmProcesses:
 
     def _end(self, warm: _Warm, reason: Reason) -> None:
         """End a process."""
-        if self._warm.get(warm.setting.study.digest) is warm:
-            del self._warm[warm.setting.study.digest]
+        if self._warm.get(warm.setting.version) is warm:
+            del self._warm[warm.setting.version]
             warm.pool.close()
             held = {"held_mb": warm.held // 1_000_000, "settled_mb": warm.settled // 1_000_000} if warm.held else {}
             self._note("process_ended", warm.setting, warm.place, reason=reason, **held)
@@ -227,10 +228,9 @@ class WarmProcesses:
             elif bound and sum(one.held for one in self._warm.values()) + needed > bound:
                 self._end(warm, "memory_needed")
 
-    def _note(self, event: str, setting: SiteSetting, place: Place, **about: str | int) -> None:
+    def _note(self, event: str, setting: AnySetting, place: Place, **about: str | int) -> None:
         """Write to the journal; a disk that is full does not keep a process from being ended or replaced."""
-        study = setting.study
         try:
-            self._journal.append(event, study=study.study, digest=study.digest[:16], place=place.number, **about)
+            self._journal.append(event, study=setting.purpose, digest=setting.version[:16], place=place.number, **about)
         except WardRoundError as error:
             log.warning("%s is not in the journal: %s", event, error)

@@ -110,7 +110,7 @@ def analyse(study: AnalysisStudy, ask: Ask) -> Results:
 
 def _require_patients(analysis: Analysis, summaries: Mapping[str, SiteSummary], exits: Mapping[str, SiteExits]) -> None:
     """Refuse to go on without events, or with an empty arm."""
-    if len(exits) < len(summaries):
+    if not exits or len(exits) < len(summaries):
         return  # what is not told cannot be missed; each method says who is left out
     groups = groups_of(exits, analysis)
     for number, (level, group) in enumerate(zip(analysis.arm.levels, groups, strict=True)):

@@ -7,9 +7,22 @@ from typing import Protocol, TypeVar
 
 from components.analytics.plan import AnalysisStudy
 from components.analytics.records import AnalysisAnswer, Question
+from components.analytics.soundness import unsound
 from components.errors import DataError
 
 Record = TypeVar("Record")
+
+
+class AnswersError(DataError):
+    """Sites have no answer, or another than was asked for: the analysis ends, or goes on without them.
+
+    Args:
+        reasons: By site, why.
+    """
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__("\n".join(f"{site}: {reason}" for site, reason in reasons.items()))
+        self.reasons = dict(reasons)
 
 
 class Ask(Protocol):
@@ -43,14 +56,14 @@ class Asking:
         answers = dict(sorted(self._ask(question, step).items()))
         self.sites = self.sites or list(answers)
         tolerated = ("withheld", "refused") if lenient else ("withheld",)
-        wrong = [f"{site}: {item.reason}" for site, item in answers.items() if item.status not in ("done", *tolerated)]
-        wrong += [
-            f"{site}: it answered something else than {step}"
-            for site, item in answers.items()
-            if item.status == "done" and not isinstance(item.finding, kind)
-        ]
+        wrong = {site: item.reason for site, item in answers.items() if item.status not in ("done", *tolerated)}
+        for site, item in answers.items():
+            if item.status == "done" and not isinstance(item.finding, kind):
+                wrong[site] = f"it answered something else than {step}"
+            elif item.finding is not None and (what := unsound(item.finding, question, self.study.analysis)):
+                wrong[site] = what
         if wrong:
-            raise DataError("\n".join(wrong))
+            raise AnswersError(wrong)
         for site, item in answers.items():
             if item.status != "done":
                 self.left_out.setdefault(method or step, {})[site] = item.reason

@@ -81,6 +81,10 @@ class SiteDesk:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let another process answer."""
         self._journal.close()
 
     def answer_text(self, request: str) -> str:
@@ -110,9 +114,12 @@ class SiteDesk:
         if status != "done":
             finding = None
             self._journal.append("not_answered", question=request.question.kind, status=status, reason=reason[:500])
-        return AnalysisAnswer.model_validate(
-            {"site": self._place.site, "request_digest": digest, "status": status, "reason": reason, "finding": finding}
-        )
+        told = finding is not None
+        return AnalysisAnswer.model_validate({
+            "site": self._place.site, "request_digest": digest, "status": status, "reason": reason, "finding": finding,
+            "cohort": self._members if told else "",
+            "policy": self.policy if told and self.policy != self._study.analysis.disclosure else None,
+        })  # fmt: skip
 
     def _review(self, request: AnalysisRequest) -> None:
         """Refuse what was not asked of this site, or belongs to another study."""

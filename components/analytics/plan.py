@@ -6,10 +6,13 @@ methods from a closed table.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from components.later import LaterFields
+from components.round_rules import Quorum
 from components.rounds import Name
 from components.section import Positive, Section, Whole
 from components.study import Sites, VirtualSites
@@ -21,6 +24,7 @@ METHODS: tuple[Method, ...] = (
     "summary", "kaplan_meier", "logrank", "rmst", "cox", "competing_risks", "meta_analysis", "power",
 )  # fmt: skip
 Level = Annotated[str, Field(min_length=1)]
+CUT = "patients.csv"  # the file of a virtual site
 ARM = "arm"  # what the arm is called among the covariates of a regression
 
 
@@ -35,6 +39,11 @@ class TableSource(Section):
 
     source: Literal["folder", "GBSG2", "lung"] = "folder"
     file: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_. -]*\.(csv|parquet)$")] = "patients.csv"
+
+    @property
+    def name(self) -> str:
+        """Name of the file in a site's folder, also where that is cut from another table."""
+        return self.file if self.source == "folder" else CUT
 
 
 class Time(Section):
@@ -269,13 +278,47 @@ def _check_condition(place: str, condition: Condition, covariate: Covariate) -> 
         raise ValueError(f"{place}: a number needs 'at_least', 'below' or both")
 
 
-class AnalysisStudy(Whole):
-    """A whole study file that analyses instead of training."""
+class Attendance(Section):
+    """Which of the sites an analysis needs: by default all, and one that is away is waited for.
+
+    A site is left out of the whole analysis, never of a part of it: what was begun with it is made again without it,
+    and the report names it.
+
+    Attributes:
+        quorum: How many sites must answer: a whole number is that many, a number with a decimal point that part of
+            those that were asked, rounded up.
+        required: Sites that must be among them.
+        deadline_s: How long a site is waited for at each question, in seconds, where the others are enough.
+    """
+
+    quorum: Quorum = 1.0
+    required: list[Name] = Field(default_factory=list)
+    deadline_s: Annotated[float, Field(gt=0)] = 600.0
+
+    def suffices(self, asked: int, left: set[str]) -> bool:
+        """Return whether an analysis of so many sites goes on without some of them.
+
+        >>> Attendance(quorum=0.5).suffices(4, {"a", "b"}), Attendance(quorum=3).suffices(4, {"a", "b"})
+        (True, False)
+        """
+        needed = self.quorum if isinstance(self.quorum, int) else math.ceil(self.quorum * asked - 1e-9)
+        return asked - len(left) >= max(needed, 1) and not left & set(self.required)
+
+
+class AnalysisStudy(Whole, LaterFields):
+    """A whole study file that analyses instead of training.
+
+    Attributes:
+        attendance: Which sites it needs at the hospitals of a federation.
+    """
+
+    later = frozenset({"attendance"})
 
     study: Name
     description: str = ""
     sites: Sites
     analysis: Analysis
+    attendance: Attendance = Attendance()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 1
 
     @model_validator(mode="after")

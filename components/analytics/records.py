@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from components.analytics.plan import Disclosure
+from components.later import LaterFields
 from components.rounds import Name, Record, Sha256
 
 Count = Annotated[int, Field(ge=0)]
@@ -285,7 +287,7 @@ class AnalysisRequest(Record):
     question: Question
 
 
-class AnalysisAnswer(Record):
+class AnalysisAnswer(Record, LaterFields):
     """What a site says.
 
     Attributes:
@@ -295,10 +297,17 @@ class AnalysisAnswer(Record):
             what they should be); or ``failed``.
         reason: Why not; holds neither a path nor a patient's value.
         finding: The record.
+        cohort: What tells one cohort of this site from another, and nothing of its patients: a digest over keyed
+            fingerprints, whose key never leaves the site. Empty where it has told nothing.
+        policy: What the site let leave, where its own policy is stricter than the study's.
     """
+
+    later = frozenset({"cohort", "policy"})
 
     site: Name
     request_digest: Sha256
     status: Literal["done", "withheld", "refused", "failed"]
     reason: str = ""
     finding: Finding | None = None
+    cohort: str = ""
+    policy: Disclosure | None = None

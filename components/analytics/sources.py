@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from components.analytics.desk import SiteTable
-from components.analytics.plan import AnalysisStudy
+from components.analytics.plan import CUT, AnalysisStudy
 from components.data.partition import Divisible, partition, partition_by_column
 from components.errors import DataError
 from components.files import storage_errors, write_whole
@@ -84,6 +84,6 @@ def _cut(study: AnalysisStudy, sites: VirtualSites, home: Path) -> list[SiteTabl
         writer.writerow(names)
         writer.writerows(rows[index] for index in indexes)
         with storage_errors("write", folder):
-            write_whole(folder / "patients.csv", text.getvalue().encode())
-        places.append(SiteTable(site, folder / "patients.csv", folder))
+            write_whole(folder / CUT, text.getvalue().encode())
+        places.append(SiteTable(site, folder / CUT, folder))
     return places

@@ -98,8 +98,10 @@ def open_cohort(table: Mapping[str, Column], analysis: Analysis) -> Cohort:
     wanted += [covariate.name for covariate in analysis.covariates]
     absent = [name for name in wanted if name not in table]
     if absent:
+        # Of the study's columns alone: what stands in the first line of a table without names is a patient.
+        there = sorted(set(wanted) & table.keys())
         raise DataError(
-            f"the table has no column {', '.join(absent)}; it has {', '.join(sorted(table))[:300]}. "
+            f"the table has no column {', '.join(absent)}; it has {', '.join(there) or 'none of the others'}. "
             "Names must be those of the study, in capitals and small letters too"
         )
     cells, truncated, rounded = _cells(table[analysis.time.column], analysis.time)

@@ -17,6 +17,7 @@ from components.dispatch import Preparation
 from components.errors import RefusedError
 from components.exchange.keys import SigningKey, VerifyKey
 from components.exchange.protocol import PROTOCOL
+from components.exchange.questions import ANALYSE, QuestionCall, QuestionRequest
 from components.exchange.signed import SignedOrder
 from components.exchange.signing import Signed, sign, verify_record
 from components.mistakes import first_mistake
@@ -55,6 +56,9 @@ class SiteRequest(Record):
         if (self.plan is None) != (self.kind == PREPARE):
             raise ValueError("a plan goes with train and evaluate, and only with them")
         return self
+
+
+AnyRequest = SiteRequest | QuestionRequest
 
 
 class Call(Record):
@@ -96,7 +100,7 @@ class Prepared(Record):
     preparation: Preparation
 
 
-def request_text(request: SiteRequest) -> str:
+def request_text(request: AnyRequest) -> str:
     """Return a request as JSON.
 
     Raises:
@@ -108,7 +112,7 @@ def request_text(request: SiteRequest) -> str:
     return text
 
 
-def request_parameters(request: SiteRequest) -> dict[str, Any]:
+def request_parameters(request: AnyRequest) -> dict[str, Any]:
     """Return a request as the parameters of a run.
 
     Raises:
@@ -117,7 +121,7 @@ def request_parameters(request: SiteRequest) -> dict[str, Any]:
     return {PARAMETER: json.loads(request_text(request))}
 
 
-def read_request(parameters: Mapping[str, Any], *, site: str) -> SiteRequest:
+def read_request(parameters: Mapping[str, Any], *, site: str) -> AnyRequest:
     """Read the parameters of a run that arrived at a site; no signature is verified yet.
 
     Args:
@@ -136,7 +140,7 @@ def read_request(parameters: Mapping[str, Any], *, site: str) -> SiteRequest:
     return parse_request(text, site=site)
 
 
-def parse_request(text: str, *, site: str) -> SiteRequest:
+def parse_request(text: str, *, site: str) -> AnyRequest:
     """Read a request; no signature is verified yet.
 
     Args:
@@ -148,8 +152,9 @@ def parse_request(text: str, *, site: str) -> SiteRequest:
     """
     if len(text) > MAX_BYTES:
         raise RefusedError(f"the request has {len(text)} bytes; at most {MAX_BYTES} are accepted")
+    record = QuestionRequest if _kind(text) == ANALYSE else SiteRequest
     try:
-        request = SiteRequest.model_validate_json(text)
+        request = record.model_validate_json(text)
     except ValidationError as error:
         raise RefusedError(f"the request is not valid: {first_mistake(error)}") from None
     if request.site != site:
@@ -165,7 +170,7 @@ def claimed_call(request: SiteRequest) -> Call | None:
         return None
 
 
-def claimed_work(text: str, *, site: str) -> Call | Order | None:
+def claimed_work(text: str, *, site: str) -> Call | QuestionCall | Order | None:
     """Return what a request that cannot be read claims to ask of a site, nothing verified: only for refusing it.
 
     A newer coordinator's study may have fields that are not known here, while its call and order can be read.
@@ -175,7 +180,10 @@ def claimed_work(text: str, *, site: str) -> Call | Order | None:
     try:
         body = json.loads(text)["call"]["body"]
         fields = json.loads(body)
-        found = SignedOrder.model_validate_json(body).order if "order" in fields else Call.model_validate_json(body)
+        if "order" in fields:
+            found: Call | QuestionCall | Order = SignedOrder.model_validate_json(body).order
+        else:
+            found = (QuestionCall if "question" in fields else Call).model_validate_json(body)
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if found.site == site else None
@@ -214,6 +222,15 @@ def verify_prepared(signed: Signed, key: VerifyKey, call: Call) -> Preparation:
     if prepared.call != call or (prepared.site, prepared.preparation.site) != (call.site, call.site):
         raise RefusedError(f"the preparation of {call.site} answers another call")
     return prepared.preparation
+
+
+def _kind(text: str) -> Any:
+    """Return what a request says it is, nothing checked."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return found.get("kind") if isinstance(found, dict) else None
 
 
 def _names(parameters: Mapping[str, Any]) -> str:

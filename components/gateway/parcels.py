@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from components.errors import RefusedError
 from components.exchange.keys import VerifyKey
+from components.exchange.questions import REPLY
 from components.exchange.signed import UPDATE
 from components.exchange.signing import read_signed, verify_record
 from components.exchange.site_request import PREPARATION
@@ -33,6 +34,7 @@ from components.rounds import SHA256_PATTERN, Name, Sha256
 _DIGEST = re.compile(SHA256_PATTERN)
 _NUMBER = re.compile(r"0|[1-9][0-9]{0,15}", flags=re.ASCII)
 _WRITE = 1 << 20
+_SIGNED = {"prepare": PREPARATION, "analyse": REPLY}  # what a site signs, by the kind of the slot
 
 
 class EnvelopeHead(Record):
@@ -144,7 +146,7 @@ class Parcels:
         if site is None or site.signing_key is None:
             raise RefusalError(401, f"{caller.site} has no signing key")
         try:
-            kind = PREPARATION if slot.kind == "prepare" else UPDATE
+            kind = _SIGNED.get(slot.kind, UPDATE)
             head = verify_record(kind, read_signed(text), VerifyKey.from_base64(site.signing_key), EnvelopeHead)
         except RefusedError as error:
             raise RefusalError(400, f"an envelope: {error}", said={"reason": str(error)[:300]}) from error

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from components import rounds
+from components.exchange.questions import QuestionCall
 from components.rounds import Name, Order
 
 RawKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9+/]{43}=$", description="32 bytes in standard base64")]
@@ -25,13 +26,14 @@ class SlotKey(Record):
     """Which slot: of a site, for one kind of work in one attempt at one round of a training.
 
     Attributes:
-        kind: What the work is: to prepare (before round 1), to train, or to evaluate on one split.
+        kind: What the work is: to prepare (before round 1), to train, to evaluate on one split, or to answer a
+            question of an analysis, whose number `round` is.
     """
 
     training: Name
     round: Number
     attempt: Number
-    kind: Literal["prepare", "train", "validation", "test"] = "train"
+    kind: Literal["prepare", "train", "validation", "test", "analyse"] = "train"
     site: Name
 
     @property
@@ -46,12 +48,17 @@ def slot_of_order(order: Order) -> SlotKey:
     return SlotKey(training=plan.training, round=plan.round, attempt=plan.attempt, kind=kind, site=order.site)
 
 
+def slot_of_question(call: QuestionCall) -> SlotKey:
+    """Return the slot that the reply to a question goes into."""
+    return SlotKey(training=call.training, round=call.round, attempt=call.attempt, kind="analyse", site=call.site)
+
+
 class WorkItem(Record):
     """One thing a site is asked for.
 
     Attributes:
         slot: Where the answer goes.
-        request: A `components.exchange.site_request.SiteRequest`, as JSON.
+        request: A `components.exchange.site_request.AnyRequest`, as JSON.
     """
 
     slot: SlotKey
@@ -159,7 +166,7 @@ class Doing(Record):
         since: When it began (s since 1970).
     """
 
-    state: Literal["idle", "prepare", "train", "evaluate"]
+    state: Literal["idle", "prepare", "train", "evaluate", "analyse"]
     training: Name | None = None
     round: Number | None = None
     epoch: Number | None = None
@@ -177,7 +184,7 @@ class Activity(Doing):
         waiting: Requests that wait for one to be free.
     """
 
-    state: Literal["idle", "prepare", "train", "evaluate"] = "idle"
+    state: Literal["idle", "prepare", "train", "evaluate", "analyse"] = "idle"
     beside: Annotated[list[Doing], Field(max_length=15)] = Field(default_factory=list)
     waiting: Annotated[int, Field(ge=0, le=9999)] = 0
 

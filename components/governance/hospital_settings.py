@@ -9,6 +9,8 @@
       networks: [CNN, DenseNet]
       max_epochs: 20
       min_sites: 3
+    disclosure:
+      smallest_cell: 10              # of analyses: no number from fewer patients leaves, whatever a study says
     memory_gb: 64                      # for the processes of all studies together; half the machine's if left out
 
 The file is read at every request: a change counts from the next one on. It is read as a study file is
@@ -18,10 +20,11 @@ The file is read at every request: a change counts from the next one on. It is r
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Self, get_args
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
+from components.analytics.plan import AnalysisStudy, Disclosure
 from components.errors import RefusedError, StudyError
 from components.files import storage_errors
 from components.mistakes import dotted, explain
@@ -45,7 +48,9 @@ class Policy(Record):
         networks: Names of the networks that may be trained, of the closed table.
         max_epochs: Most local epochs a round may ask for.
         max_steps: Most optimiser steps a round may ask for, where a study counts steps.
-        min_sites: Fewest sites a round must have: a sum over fewer says too much about each.
+        min_sites: Fewest sites a round, or an analysis, must have: a sum over fewer says too much about each.
+        analyses: Which versions of those studies are analysed: ``accepted`` (those the administrator has read and
+            accepted, see `components.governance.acceptances`) or ``any``.
     """
 
     studies: list[StudyName] = Field(default_factory=lambda: [ANY])
@@ -53,6 +58,7 @@ class Policy(Record):
     max_epochs: Annotated[int, Field(ge=1)] = 50
     max_steps: Annotated[int, Field(ge=1)] = 100_000
     min_sites: Annotated[int, Field(ge=1)] = 2
+    analyses: Literal["accepted", "any"] = "accepted"
 
 
 class HospitalSettings(Record):
@@ -62,6 +68,8 @@ class HospitalSettings(Record):
         data: By study, the folder of the site's items; ``*`` is any other study.
         sources: By study, where the items are when that is no folder of the site's own (virtual sites).
         policy: What may be done.
+        disclosure: What may leave of analyses. A study may be stricter, and never milder; what the file leaves out
+            has the default.
         memory_gb: How much memory the processes of all studies may hold together (10^9 bytes): beyond it, those
             of studies that wait for nothing are ended, the longest idle first. Half the machine's by default.
         memory_growth_gb: How much more a process may hold after a round than after its first training before it
@@ -71,6 +79,7 @@ class HospitalSettings(Record):
     data: dict[StudyName, str] = Field(default_factory=dict)
     sources: dict[Name, SiteSource] = Field(default_factory=dict)
     policy: Policy = Policy()
+    disclosure: Disclosure = Disclosure()
     memory_gb: Annotated[float, Field(gt=0)] | None = None
     memory_growth_gb: Annotated[float, Field(gt=0)] = 2.0
 
@@ -94,6 +103,17 @@ class HospitalSettings(Record):
             raise RefusedError(f"{site} has no data for the study {study}")
         part = {"site": site, "kind": "folder", "path": str(Path(folder).absolute())}
         return SiteSource.model_validate({"name": site, "parts": [part]})
+
+    def table_of(self, study: AnalysisStudy, site: str) -> Path:
+        """Return where the table of an analysis is.
+
+        Raises:
+            RefusedError: If the hospital has named no folder of the site's own for it.
+        """
+        (part, *more) = self.source_of(study.study, site).parts
+        if more or part.kind != "folder" or part.rows is not None:
+            raise RefusedError(f"the data of {site} for {study.study} are no folder of its own with a table")
+        return Path(part.path) / study.analysis.table.name
 
 
 def read_settings(folder: Path) -> HospitalSettings:
@@ -128,8 +148,7 @@ def review_study(policy: Policy, study: Study) -> None:
     Raises:
         RefusedError: Naming the rule, fit to leave the hospital.
     """
-    if ANY not in policy.studies and study.study not in policy.studies:
-        raise RefusedError(f"the hospital's policy does not name the study {study.study}")
+    _review_name(policy, study.study)
     if study.network.name not in policy.networks:
         raise RefusedError(f"the hospital's policy does not allow the network {study.network.name}")
     if study.local.epochs is not None and study.local.epochs > policy.max_epochs:
@@ -138,8 +157,33 @@ def review_study(policy: Policy, study: Study) -> None:
         raise RefusedError(f"{study.local.steps} local steps; the hospital's policy allows {policy.max_steps}")
 
 
+def review_analysis(policy: Policy, study: AnalysisStudy, *, accepted: bool) -> None:
+    """Refuse a study of an analysis that the hospital's policy does not allow.
+
+    Args:
+        policy: The policy.
+        study: The study.
+        accepted: Whether the administrator has accepted this very version of it.
+
+    Raises:
+        RefusedError: Naming the rule, fit to leave the hospital.
+    """
+    _review_name(policy, study.study)
+    if policy.analyses == "accepted" and not accepted:
+        raise RefusedError(
+            f"its administrator has not accepted this version of {study.study}, {study.digest[:12]}: "
+            "wardround hospital accept"
+        )
+
+
+def _review_name(policy: Policy, study: str) -> None:
+    """Refuse a study that the policy does not name."""
+    if ANY not in policy.studies and study not in policy.studies:
+        raise RefusedError(f"the hospital's policy does not name the study {study}")
+
+
 def review_roster(policy: Policy, roster: list[str]) -> None:
-    """Refuse a round of too few sites.
+    """Refuse a round, or an analysis, of too few sites.
 
     Raises:
         RefusedError: Naming the rule.

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from flows.embedded_prefect import EmbeddedPrefect
 from tests.command_line import Finished, Run
-from tests.components.analytics.hospitals import analysis, patients
+from tests.components.analytics.hospitals import patients, write_hospitals
 
 
 @pytest.fixture(scope="module")
@@ -24,22 +24,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     with EmbeddedPrefect.start(home) as server:
         server.wait_ready(120)
         yield home, server.api_url
-
-
-def write_hospitals(folder: Path, **broken: object) -> Path:
-    """Three hospitals with a table each, and a study over them."""
-    sites = []
-    for seed, site in enumerate(("east", "north", "west")):
-        (folder / site).mkdir(parents=True)
-        frame = patients(seed, 150)
-        if site in broken:
-            frame = broken[site](frame)  # type: ignore[operator]
-        frame.to_csv(folder / site / "patients.csv", index=False)
-        sites.append({"name": site, "path": site})
-    plan = analysis(disclosure={"smallest_cell": 5}, horizon=150.0).model_dump(mode="json", exclude_none=True)
-    file = folder / "trial.yaml"
-    file.write_text(yaml.safe_dump({"study": f"trial-{folder.name}"[:60], "sites": sites, "analysis": plan}))
-    return file
 
 
 def rows_of(finished: Finished, table: str) -> list[dict[str, str]]:
@@ -52,7 +36,7 @@ def test_an_analysis_ends_in_tables_figures_a_report_and_a_run(
 ) -> None:
     home, prefect = served
     study = write_hospitals(tmp_path / "trial")
-    finished = wardround("analyse", str(study), "--home", str(home))
+    finished = wardround("simulate", str(study), "--home", str(home))
     assert finished.code == 0, finished.err
     assert "3 sites. Disclosure control: no number from fewer than 5 patients" in finished.out
 
@@ -91,7 +75,7 @@ def test_an_analysis_ends_in_tables_figures_a_report_and_a_run(
     journal = [json.loads(line) for line in (home / "analytics" / "east" / "questions.jsonl").read_text().splitlines()]
     asked = [entry["data"]["kind"] for entry in journal if entry["event"] == "question"]
     assert asked[:3] == ["summary", "exits", "logrank"]
-    again = wardround("analyse", str(study), "--home", str(home))
+    again = wardround("simulate", str(study), "--home", str(home))
     assert again.code == 0, again.err
     assert len((home / "analytics" / "east" / "questions.jsonl").read_text().splitlines()) == len(journal)
 
@@ -104,7 +88,7 @@ def test_a_table_that_is_wrong_at_two_sites_is_told_for_both(
         north=lambda frame: frame.drop(columns="age"),
         west=lambda frame: frame.assign(died=frame["died"] + 1),
     )
-    finished = wardround("analyse", str(study), "--home", str(served[0]))
+    finished = wardround("simulate", str(study), "--home", str(served[0]))
     assert finished.code == 3
     assert "north: the table has no column age; it has arm, died, stage, time" in finished.err
     assert "west: column died must hold 0 (censored), 1 (event) and nothing else" in finished.err
@@ -121,11 +105,11 @@ def test_a_cohort_made_to_tell_of_one_patient_is_withheld(
 
     study = write_hospitals(tmp_path / "attack", east=one_old)
     home = tmp_path / "other-home"
-    assert wardround("analyse", str(study), "--home", str(home)).code == 0
+    assert wardround("simulate", str(study), "--home", str(home)).code == 0
     changed = yaml.safe_load(study.read_text())
     changed["analysis"]["cohort"] = [{"column": "age", "below": 90.0}]
     study.write_text(yaml.safe_dump(changed))
-    finished = wardround("analyse", str(study), "--home", str(home))
+    finished = wardround("simulate", str(study), "--home", str(home))
     assert finished.code == 0, finished.err
     assert "Cox regression: without east: the cohort differs from one that was told of before" in finished.out
 
@@ -136,8 +120,24 @@ def test_check_knows_both_kinds_of_study(wardround: Run) -> None:
     assert "is a sound study: trial" in finished.out
 
 
-def test_to_simulate_an_analysis_is_told_what_to_do_instead(wardround: Run, tmp_path: Path) -> None:
+def test_schema_of_an_analysis_knows_its_sections(wardround: Run) -> None:
+    finished = wardround("schema", "--analysis")
+    assert finished.code == 0
+    schema = json.loads(finished.out)
+    assert {"analysis", "attendance", "sites"} <= schema["properties"].keys()
+    assert "smallest_cell" in schema["$defs"]["Disclosure"]["properties"]
+
+
+def test_without_a_federation_it_is_told_how_to_have_one_or_to_do_without(wardround: Run, tmp_path: Path) -> None:
     study = write_hospitals(tmp_path / "trial")
-    finished = wardround("simulate", str(study), "--dispatcher", "in-process")
+    finished = wardround("analyse", str(study), "--home", str(tmp_path / "home"))
+    assert finished.code == 6
+    said = finished.err.replace("\n", " ")
+    assert f"wardround up {study} starts one on this machine; wardround simulate {study} analyses without one" in said
+
+
+def test_to_train_an_analysis_is_told_what_to_do_instead(wardround: Run, tmp_path: Path) -> None:
+    study = write_hospitals(tmp_path / "trial")
+    finished = wardround("train", str(study), "--home", str(tmp_path / "home"))
     assert finished.code == 2
     assert "it holds a section analysis, and trains nothing: wardround analyse" in finished.err.replace("\n", " ")

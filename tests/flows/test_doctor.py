@@ -18,13 +18,16 @@ from components.gateway.client import enrol
 from components.gateway.database import Database
 from components.gateway.serve import make_server
 from components.gateway.transport import Route
+from components.governance.acceptances import Acceptance, Acceptances
 from components.governance.certificates import issue_credential, make_csr
 from components.governance.identity_files import CoordinatorFolder, SiteFolder
 from components.rounds import ItemCounts
+from components.study_file import load_analysis
 from flows import doctor, doctor_process
 from flows.doctor import Finding
 from flows.doctor_child import Opened, Timed
 from flows.hospital_route import AUTHORITY_FILE, keep_route, read_route
+from tests.components.analytics.hospitals import write_hospitals
 from tests.components.gateway.gates import Build, Gate, Running
 from tests.components.gateway.test_client import Relay, middlebox
 from tests.references.tiny_study import write_study
@@ -309,3 +312,19 @@ def test_the_estimate_is_batches_and_scores() -> None:
     opened = Opened(study="tiny", items=items, steps=10, scored=20, seconds=3.0)
     facts = doctor.estimate_round(timed, opened).facts
     assert facts == {"study": "tiny", "round_s": 7.0, "first_round_s": 14.0}
+
+
+def test_of_an_analysis_the_table_is_examined_and_whether_the_study_was_accepted(tmp_path: Path, gate: Gate) -> None:
+    study = write_hospitals(tmp_path / "trial", west=lambda frame: frame.drop(columns="age"))
+    folder = tmp_path / "hospital"
+    enrol(gate.token("table"), SiteFolder(folder))
+    write_settings(folder, tmp_path / "trial" / "east")
+    assert "has not accepted this version of trial-trial" in doctor.check_table(folder, study).said
+    whole = load_analysis(study)
+    Acceptances(folder).give_analysis(whole.study, whole.digest, Acceptance(by="anna", given="now", reason=""))
+    found = doctor.check_table(folder, study)
+    assert found.passed
+    assert found.said == "trial-trial: 150 patients; nothing of fewer than 5 leaves"
+    assert found.facts == {"study": "trial-trial"}
+    write_settings(folder, tmp_path / "trial" / "west")
+    assert "the table has no column age" in doctor.check_table(folder, study).said

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from components.analytics.analysis import Results, analyse
 from components.analytics.answering import answer
@@ -107,3 +108,19 @@ def asked(at: SiteDesk, whole: AnalysisStudy, question: Question, site: str = "n
     """Put one question to a desk, as JSON."""
     request = AnalysisRequest(study=whole.study, study_digest=whole.digest, site=site, question=question)
     return AnalysisAnswer.model_validate_json(at.answer_text(request.model_dump_json()))
+
+
+def write_hospitals(folder: Path, **broken: Any) -> Path:
+    """Three hospitals with a table each, and a study over them."""
+    sites = []
+    for seed, site in enumerate(("east", "north", "west")):
+        (folder / site).mkdir(parents=True)
+        frame = patients(seed, 150)
+        if site in broken:
+            frame = broken[site](frame)
+        frame.to_csv(folder / site / "patients.csv", index=False)
+        sites.append({"name": site, "path": site})
+    plan = analysis(disclosure={"smallest_cell": 5}, horizon=150.0).model_dump(mode="json", exclude_none=True)
+    file = folder / "trial.yaml"
+    file.write_text(yaml.safe_dump({"study": f"trial-{folder.name}"[:60], "sites": sites, "analysis": plan}))
+    return file

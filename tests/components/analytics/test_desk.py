@@ -186,3 +186,23 @@ def test_an_unforeseen_error_leaves_as_its_kind_alone(tmp_path: Path, monkeypatc
         answer = asked(at, whole, AskSummary())
     assert (answer.status, answer.reason) == ("failed", "ZeroDivisionError; see the hospital's own log")
     assert "Mrs Smith" in (tmp_path / "state" / "questions.jsonl").read_text()
+
+
+def test_an_answer_says_which_cohort_it_is_of_and_nothing_that_another_site_could_make(tmp_path: Path) -> None:
+    whole, frame = controlled(), patients(1, 200)
+    with desk(tmp_path / "a", frame, whole) as at:
+        first, again = asked(at, whole, AskSummary()), asked(at, whole, AskExits())
+    with desk(tmp_path / "b", frame, whole) as at:
+        elsewhere = asked(at, whole, AskSummary())
+    with desk(tmp_path / "a", patients(2, 200), whole) as at:
+        changed = asked(at, whole, AskSummary())
+    assert first.cohort == again.cohort != ""
+    assert len({first.cohort, elsewhere.cohort, changed.cohort}) == 3
+
+
+def test_an_answer_says_where_the_site_is_stricter_than_the_study_and_only_there(tmp_path: Path) -> None:
+    whole, frame = controlled(), patients(1, 200)
+    with desk(tmp_path, frame, whole, own=Disclosure(smallest_cell=9)) as at:
+        assert asked(at, whole, AskSummary()).policy == Disclosure(smallest_cell=9)
+    with desk(tmp_path, frame, whole, own=Disclosure(smallest_cell=5)) as at:
+        assert asked(at, whole, AskSummary()).policy is None

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from components.analytics.plan import Attendance
 from components.errors import StudyError
 from components.study_file import load_analysis, load_study
 
@@ -34,6 +35,8 @@ BAD = [
     ("end: 1000", "end: 1000.5", ":6: analysis.time: end must be 1 to 100000 whole steps of 1, given 1000.5"),
     ("end: 1000}", "end: 1000, stop: 1}", ":6: analysis.time.stop: unknown key; did you mean step?; allowed: column, unit, step, end"),
     ("  cohort:", "  methods: [coxx]\n  cohort:", f":15: analysis.methods[0]: given 'coxx'; must be one of {METHODS}; did you mean cox?"),
+    ("study: trial", "study: trial\nattendance: {quorum: 0}", ":2: attendance.quorum: given 0; must be a whole number, 1 or more (that many sites), or a number with a decimal point, above 0 and at most 1 (that part of the roster; 1.0 is all of it)"),
+    ("study: trial", "study: trial\nattendance: {quorum: 2, deadline: 1}", ":2: attendance.deadline: unknown key; did you mean deadline_s?; allowed: quorum, required, deadline_s"),
     ("  cohort:", "  disclosure: {smallest_cell: 0}\n  cohort:", ":15: analysis.disclosure.smallest_cell: given 0; must be 1 or more"),
     ("  cohort:", "  cox: {covariates: [weight]}\n  cohort:", ":15: analysis: cox.covariates: weight is none of arm, age, stage"),
     ("  cohort:", "  horizon: 2000\n  cohort:", ":15: analysis: horizon must be at most time.end, 1000, given 2000"),
@@ -88,3 +91,33 @@ def test_equal_studies_have_equal_digests() -> None:
     path = ROOT / "studies" / "trial.yaml"
     assert load_analysis(path).digest == load_analysis(path).digest
     assert load_analysis(path).digest != load_analysis(path, {"seed": 2}).digest
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("trial", "2586ba424db335e7e5558d53d674b69c333c1e627dcc12a50655dc4b85597414"),
+        ("lung", "d28c6ab502f469907d4d29b5491158d6b1596443a9681689e9d89df1a694f71a"),
+    ],
+)
+def test_a_study_that_does_not_speak_of_attendance_has_the_digest_it_ever_had(name: str, digest: str) -> None:
+    study = load_analysis(ROOT / "studies" / f"{name}.yaml")
+    assert study.digest == digest
+    assert study.model_copy(update={"attendance": Attendance(quorum=2)}).digest != digest
+
+
+@pytest.mark.parametrize(
+    ("rule", "left", "suffices"),
+    [
+        (Attendance(), set(), True),
+        (Attendance(), {"a"}, False),
+        (Attendance(quorum=3), {"a"}, True),
+        (Attendance(quorum=3), {"a", "b"}, False),
+        (Attendance(quorum=0.5), {"a", "b"}, True),
+        (Attendance(quorum=0.51), {"a", "b"}, False),
+        (Attendance(quorum=1, required=["a"]), {"a"}, False),
+        (Attendance(quorum=0.01), {"a", "b", "c", "d"}, False),
+    ],
+)
+def test_attendance_counts_of_four_sites_those_that_are_left(rule: Attendance, left: set[str], suffices: bool) -> None:
+    assert rule.suffices(4, left) == suffices

@@ -119,3 +119,9 @@ def test_no_event_at_any_site_is_told() -> None:
     sites = {"a": GOOD.assign(died=0), "b": patients(2).assign(died=0)}
     with pytest.raises(DataError, match=r"no event at any site: everybody counts as censored\. Does 1 mean the event"):
         analysed(sites, study(list(sites)))
+
+
+def test_a_table_without_names_of_columns_tells_nothing_that_stands_in_its_first_line() -> None:
+    with pytest.raises(DataError) as caught:
+        open_cohort({"Jane Doe": ["1"], "1931": ["2"], "died": ["0"]}, analysis())
+    assert str(caught.value).startswith("the table has no column time, arm, age, stage; it has died. ")

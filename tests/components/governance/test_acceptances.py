@@ -30,3 +30,21 @@ def test_one_that_others_could_have_written_does_not_count(tmp_path: Path) -> No
 def test_only_a_training_is_accepted(tmp_path: Path, training: str) -> None:
     with pytest.raises(RefusedError, match="no training's name"):
         Acceptances(tmp_path).give(training, GIVEN)
+
+
+def test_an_analysis_is_accepted_by_its_digest_until_that_is_taken_back(tmp_path: Path) -> None:
+    acceptances = Acceptances(tmp_path)
+    acceptances.give_analysis("trial", "d" * 64, GIVEN)
+    assert acceptances.analysis("trial", "d" * 64) == acceptances.analysis("trial", "d" * 64) == GIVEN
+    assert acceptances.analysis("trial", "e" * 64) is None
+    assert acceptances.take_back_analysis("trial", "d" * 64)
+    assert not acceptances.take_back_analysis("trial", "d" * 64)
+    assert acceptances.analysis("trial", "d" * 64) is None
+
+
+def test_an_acceptance_of_an_analysis_that_others_could_have_written_does_not_count(tmp_path: Path) -> None:
+    acceptances = Acceptances(tmp_path)
+    acceptances.give_analysis("trial", "d" * 64, GIVEN)
+    (tmp_path / "accepted" / "analyses" / f"trial-{'d' * 64}.json").chmod(0o666)
+    with pytest.raises(StorageError, match="chmod 600"):
+        acceptances.analysis("trial", "d" * 64)

@@ -4,8 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from components.errors import StudyError, fit_to_leave
-from components.governance.hospital_settings import FILE, read_settings
+from components.analytics.plan import Disclosure
+from components.errors import RefusedError, StudyError, fit_to_leave
+from components.governance.hospital_settings import FILE, HospitalSettings, Policy, read_settings, review_analysis
+from components.site_source import SiteSource
+from tests.components.analytics.hospitals import study
 
 
 def read(folder: Path, text: str) -> str:
@@ -79,3 +82,32 @@ def test_what_an_administrator_wrote_does_not_leave_with_the_error(tmp_path: Pat
     with pytest.raises(StudyError, match="/ward-7/films") as caught:
         read_settings(tmp_path)
     assert fit_to_leave(caught.value) == "StudyError; see the hospital's own log"
+
+
+def test_what_may_leave_of_analyses_is_strict_unless_the_file_says_otherwise(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("data: {'*': /data}\ndisclosure: {smallest_cell: 10}\n")
+    settings = read_settings(tmp_path)
+    assert settings.disclosure == Disclosure(smallest_cell=10, rounding=1, queries=200, risk_sets="refuse")
+    assert settings.policy.analyses == "accepted"
+    assert "hospital.yaml:2: disclosure.smallest_cel: unknown key; did you mean smallest_cell?" in read(
+        tmp_path, "data: {'*': /data}\ndisclosure: {smallest_cel: 10}\n"
+    )
+
+
+def test_an_analysis_must_be_named_and_accepted() -> None:
+    whole = study(["north", "south"])
+    review_analysis(Policy(), whole, accepted=True)
+    review_analysis(Policy(analyses="any"), whole, accepted=False)
+    with pytest.raises(RefusedError, match=f"has not accepted this version of trial, {whole.digest[:12]}"):
+        review_analysis(Policy(), whole, accepted=False)
+    with pytest.raises(RefusedError, match="does not name the study trial"):
+        review_analysis(Policy(studies=["chest"], analyses="any"), whole, accepted=True)
+
+
+def test_the_table_of_an_analysis_lies_in_the_sites_own_folder(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text("data: {'*': /data}\n")
+    assert read_settings(tmp_path).table_of(study(["north"]), "north") == Path("/data/patients.csv")
+    part = {"site": "north", "kind": "npz", "path": "/films.npz"}
+    source = SiteSource.model_validate({"name": "north", "parts": [part]})
+    with pytest.raises(RefusedError, match="no folder of its own"):
+        HospitalSettings(sources={"trial": source}).table_of(study(["north"]), "north")
