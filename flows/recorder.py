@@ -220,7 +220,7 @@ class Recorder:
 
     def _register(self, session: Session, number: int) -> int:
         from components.tracking.aliases import move_best
-        from components.tracking.package import write_package
+        from components.tracking.package import require_weights, write_package
         from components.tracking.registry import Release
 
         if self._started is None or self._template is None:
@@ -239,6 +239,7 @@ class Recorder:
                 lineage=lineage(session, number),
                 extra_files=version_figures(evaluation),
             )
+            require_weights(package, item.require_state().weights)
             release = Release(
                 name=session.study.study,
                 training=session.training,

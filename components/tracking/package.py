@@ -188,6 +188,16 @@ def write_package(
         raise StorageError(f"cannot write the model package to {folder}: {error.strerror or error}") from error
 
 
+def require_weights(package: Package, digest: str) -> None:
+    """Refuse a package of other weights than it is made of: their file may be damaged while they are read from it.
+
+    Raises:
+        StorageError: If they are not those.
+    """
+    if package.weights_digest != digest:
+        raise StorageError(f"the weights {digest} were damaged in the store while their version was written")
+
+
 def write_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
     """Write weights as safetensors, in the layout whose SHA-256 is `components.weights.digest`."""
     entries = describe(weights)

@@ -14,7 +14,15 @@ from torch import nn
 from components.errors import StorageError
 from components.rounds import ServerState
 from components.study import Study
-from components.tracking.package import Package, Template, build_template, file_digest, find_template, write_package
+from components.tracking.package import (
+    Package,
+    Template,
+    build_template,
+    file_digest,
+    find_template,
+    require_weights,
+    write_package,
+)
 from components.weights import digest
 
 
@@ -28,6 +36,14 @@ def test_weights_file_has_the_digest_of_the_weights(written: Package, state: Cal
     assert written.weights_digest == hashlib.sha256((written.folder / "weights.safetensors").read_bytes()).hexdigest()
     loaded = load_file(written.folder / "weights.safetensors")
     assert all(torch.equal(loaded[name], value) for name, value in state(4).weights.items())
+
+
+def test_a_package_of_other_weights_than_it_is_made_of_is_refused(
+    written: Package, state: Callable[[int], ServerState]
+) -> None:
+    require_weights(written, digest(state(4).weights))
+    with pytest.raises(StorageError, match="were damaged in the store while their version was written"):
+        require_weights(written, digest(state(3).weights))
 
 
 def test_manifest_names_every_other_file(written: Package) -> None:

@@ -86,6 +86,7 @@ def test_published_weights_that_are_damaged_are_written_again(trained: Trained) 
     with trained.disturbed() as row:
         with row.asleep(SITE):
             wait_for_the_others(row, SITE)
+            row.ward.until(lambda: row.events("committed", round=1))  # read for their version before
             digest = row.events("round_planned", round=2)[0].data["plan"]["base_digest"]
             published = exchange(row) / "objects" / f"{digest}.safetensors"
             for kept in row.ward.hospital(SITE).rglob(published.name):  # of the undisturbed training, the same weights
