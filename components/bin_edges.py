@@ -24,7 +24,7 @@ def cell_counts(feature: Feature, values: Sequence[float], smallest_cell: int) -
 
     >>> counts = cell_counts(Feature(name="age", range=[0, 256]), [3.5] * 6 + [7.5] * 2 + [9.0] * 4, 5)
     >>> {cell: count for cell, count in enumerate(counts) if count}
-    {3: 6, 6: 6}
+    {3: 6, 8: 6}
     """
     assert feature.range is not None  # the study's check
     low, high = feature.range

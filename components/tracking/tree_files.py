@@ -38,6 +38,20 @@ def tree_files(study: Study, weights: Weights) -> dict[str, bytes]:
     return {XGBOOST: (json.dumps(model, separators=(",", ":"), allow_nan=False) + "\n").encode()}
 
 
+def gain_shares(features: Sequence[str], weights: Weights) -> dict[str, float]:
+    """Return by feature its part of the gain of all splits; nothing before there is a split.
+
+    >>> import torch
+    >>> feature, gain = torch.tensor([[[1.0, 0.0, 1.0]]]), torch.tensor([[[5.0, 2.0, 1.0]]])
+    >>> gain_shares(["age", "sex"], {"network.feature": feature, "network.gain": gain})
+    {'age': 0.25, 'sex': 0.75}
+    """
+    used, gain = weights["network.feature"].flatten(), weights["network.gain"].double().flatten()
+    sums = [float(gain[used == place].sum()) for place in range(len(features))]
+    whole = sum(sums)
+    return {name: own / whole for name, own in zip(features, sums, strict=True)} if whole > 0 else {}
+
+
 def xgboost_model(trees: Mapping[str, Tensor], *, names: Sequence[str], kind: str) -> dict[str, Any]:
     """Return boosted trees in XGBoost's JSON schema of models (1.6 and newer), for ``xgboost.Booster.load_model``.
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from components.cells import merged, middle, told_apart
 from components.errors import DataError, RefusedError
+from components.training.evaluate import BATCH_SIZE
 from components.training.exchanged_entries import read_entries
 from components.training.local import SiteBatches, SiteResult
 from components.weights import is_finite
@@ -94,11 +95,18 @@ def boost_site(module: pl.LightningModule, data: SiteBatches, *, smallest_cell: 
     slopes = torch.stack([gradients, curvatures], dim=2).cpu()  # [N, K, 2]
     if not is_finite(slopes):
         raise RefusedError("a gradient is not finite; the weights cannot be used")
-    with torch.no_grad():
-        loss_sum = float(module.item_losses(module(rows), labels).double().sum())
+    loss_sum = _loss(module, rows, labels)
     add_up(module.network, rows, slopes, smallest_cell)
     weights = read_entries(module)
     return SiteResult(weights, samples, steps=1, loss_sum=loss_sum, seconds=time.perf_counter() - started)
+
+
+@torch.no_grad()
+def _loss(module: pl.LightningModule, rows: Tensor, labels: Tensor) -> float:
+    """Return the sum of the rows' losses; a few rows at a time go through all trees."""
+    assert isinstance(module, IsGrown)  # checked by the caller; tells the type checker
+    pieces = zip(torch.split(rows, BATCH_SIZE), torch.split(labels, BATCH_SIZE), strict=True)
+    return sum(float(module.item_losses(module(piece), truth).double().sum()) for piece, truth in pieces)
 
 
 @torch.no_grad()

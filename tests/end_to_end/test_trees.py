@@ -68,6 +68,8 @@ def test_the_trees_learn_the_risk_and_are_judged_as_any_model(trained: Trained) 
     assert trained.outcome.external.keys() == {*SITES, ALL_SITES}
     assert trained.outcome.tests[ALL_SITES]["pooled"]["auroc"].value > 0.7
     assert len(trained.rounds()) == 7
+    assert next((trained.home / "artifacts").rglob("importance.png")).read_bytes()[:4] == b"\x89PNG"
+    assert "What the trees use" in Path(trained.outcome.result["report"]).read_text()
 
 
 def test_pyfunc_predict_and_xgboost_score_alike(
