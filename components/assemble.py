@@ -16,6 +16,7 @@ from typing import Any, get_args, get_type_hints
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from components.errors import StudyError
+from components.grown import tree_mistakes
 from components.mistakes import FieldPath, Mistake, explain, undotted
 from components.round_rules import Rounds
 from components.seeds import derive_seed
@@ -129,6 +130,7 @@ def study_mistakes(study: Study) -> list[Mistake]:
         *_columns(study),
         _external(study),
         *_newton(study),
+        *tree_mistakes(study),
         *_records(study),
     ]
     return [Mistake(undotted(field), text, undotted(field)) for field, text in found if text]

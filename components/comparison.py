@@ -12,13 +12,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
 
+from components.assemble import assemble
 from components.dispatch import InitialModel, OrderDispatcher
 from components.errors import RefusedError
 from components.exchange.store import FolderStore
 from components.federation import evaluation_order
+from components.grown import is_grown
 from components.rounds import ScoreSums
 from components.simulation import simulate
-from components.strategies.fedavg import FedAvg
+from components.strategies import FedAvg, Strategy
 from components.study import Study
 
 POOLED = "pooled"
@@ -73,11 +75,16 @@ def own_test_sums(compared: Mapping[str, TestSums], site: str) -> TestSums:
     return {kind: sums for kind, sums in chosen.items() if sums is not None}
 
 
+def _strategy(study: Study) -> Strategy:
+    """Return what makes one place's updates the next state: they are the state, unless it has to be grown."""
+    return assemble(study).strategy if is_grown(study) else FedAvg()
+
+
 def _train_and_test(contest: Contest, home: str) -> TestSums:
     """Train at one place and test the best round's weights at every site."""
     result = simulate(
         contest.study,
-        FedAvg(),
+        _strategy(contest.study),
         contest.dispatcher,
         contest.store,
         sites=[home],

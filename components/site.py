@@ -20,11 +20,13 @@ from components.evaluation.histograms import Booleans
 from components.evaluation.subgroups import group_masks, group_names, may_be_told
 from components.exchange.store import FolderStore, Slot
 from components.failpoints import failpoint
+from components.grown import is_grown
 from components.journal import Journal
 from components.rounds import Answer, Order, ScoreSums, UpdateManifest
 from components.seeds import derive_seed
 from components.study import Study
 from components.tracking.context import in_round
+from components.training.boosting import boost_site
 from components.training.evaluate import BATCH_SIZE, evaluate_site
 from components.training.exchanged_entries import exchanged_entries, read_entries
 from components.training.local import SiteResult, TrainingOrder, load_entries, train_site
@@ -100,7 +102,7 @@ class SiteRuntime:
             items=data.counts,
             data_digest=data.digest,
             class_counts={str(split): counts for split, counts in data.class_counts.items()},
-            sums=None if records is None else data.table_sums(records),
+            sums=None if records is None else data.table_sums(records, binned=is_grown(self.setting.study)),
             seconds=time.perf_counter() - started,
         )
 
@@ -201,6 +203,9 @@ class SiteRuntime:
         """Train from the order's weights, with each batch in so many parts."""
         module = self._module() if parts == 1 else self._load(order)  # an attempt before this one changed them
         training, local = replace(self._training_order(order), parts=parts), self.setting.study.local
+        records = self.setting.study.data.records
+        if records is not None and is_grown(self.setting.study):
+            return boost_site(module, data, smallest_cell=records.smallest_cell, seed=training.seed)
         if local.method == "newton":
             return newton_site(module, data, ridge=local.optimizer.weight_decay, seed=training.seed)
         return train_site(module, data, training, tell=self._telling(order))

@@ -34,9 +34,9 @@ from components.rounds import Name
 from components.section import Fraction, Positive, Section, Whole
 
 Column = Literal["file", "label", "patient", "split"]
-NetworkName = Literal["CNN", "DenseNet", "ResNet", "EfficientNet", "ViT", "LogisticRegression", "MLP"]
-TABULAR: frozenset[NetworkName] = frozenset({"LogisticRegression", "MLP"})
-StrategyName = Literal["FedAvg", "FedProx", "FedBN", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi"]
+NetworkName = Literal["CNN", "DenseNet", "ResNet", "EfficientNet", "ViT", "LogisticRegression", "MLP", "BoostedTrees"]
+TABULAR: frozenset[NetworkName] = frozenset({"LogisticRegression", "MLP", "BoostedTrees"})
+StrategyName = Literal["FedAvg", "FedProx", "FedBN", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "HistogramBoosting"]
 
 
 def _kind_of_sites(value: Any) -> str | None:

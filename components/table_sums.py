@@ -18,14 +18,16 @@ from typing import Annotated
 
 from pydantic import Field
 
+from components.bin_edges import CELLS, bin_edges, cell_counts
 from components.errors import DataError, RefusedError
 from components.features import Feature, Records
+from components.later import LaterFields
 from components.rounds import Record
 
 Count = Annotated[int, Field(ge=0)]
 
 
-class FeatureSums(Record):
+class FeatureSums(Record, LaterFields):
     """What a site tells of one feature.
 
     Attributes:
@@ -33,12 +35,16 @@ class FeatureSums(Record):
         total: Sum of the values less the feature's centre; 0 for categories.
         squares: Sum of the squares of the same.
         counts: Of a category or a boolean: rows of each value, None where they are too few to be told.
+        cells: Of a number that is cut into bins: rows in equal cells of its range; see `components.bin_edges`.
     """
+
+    later = frozenset({"cells"})
 
     known: Count | None
     total: Annotated[float, Field(allow_inf_nan=False)] = 0.0
     squares: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     counts: list[Count | None] = Field(default_factory=list)
+    cells: list[Count] = Field(default_factory=list)
 
 
 class TableSums(Record):
@@ -47,18 +53,22 @@ class TableSums(Record):
     features: dict[str, FeatureSums]
 
 
-class Fitted(Record):
+class Fitted(Record, LaterFields):
     """What is done to the columns before the model sees them, in the order of the features.
 
     Attributes:
         fill: What stands where a value is missing: the mean, or the place of the most frequent category.
         mean: What is taken off.
         scale: What is divided by, above 0.
+        edges: For trees: where the bins of each number end; none of a category or a boolean.
     """
+
+    later = frozenset({"edges"})
 
     fill: list[float]
     mean: list[float]
     scale: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
+    edges: list[list[Annotated[float, Field(allow_inf_nan=False)]]] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -70,13 +80,14 @@ class Moments:
     deviation: float
 
 
-def feature_sums(feature: Feature, values: Sequence[float], smallest_cell: int) -> FeatureSums:
+def feature_sums(feature: Feature, values: Sequence[float], smallest_cell: int, *, binned: bool = False) -> FeatureSums:
     """Add up one feature's values, and leave out what too few rows stand behind.
 
     Args:
         feature: The feature.
         values: Encoded values of the training rows; NaN where one is missing.
         smallest_cell: Fewest rows behind anything that is told.
+        binned: Whether numbers are to be cut into bins.
 
     Guarantees:
         No number is told that rests on 1 to ``smallest_cell - 1`` rows. Where one count alone is left out, the
@@ -94,7 +105,9 @@ def feature_sums(feature: Feature, values: Sequence[float], smallest_cell: int) 
         counts = [sum(value == place for value in there) for place in range(feature.values)]
         return FeatureSums(known=len(there), counts=suppressed(counts, smallest_cell))
     about = [value - feature.centre for value in there]
-    return FeatureSums(known=len(there), total=math.fsum(about), squares=math.fsum(value * value for value in about))
+    squares = math.fsum(value * value for value in about)
+    cells = cell_counts(feature, there, smallest_cell) if binned and there else []
+    return FeatureSums(known=len(there), total=math.fsum(about), squares=squares, cells=cells)
 
 
 def suppressed(counts: Sequence[int], smallest_cell: int) -> list[int | None]:
@@ -110,8 +123,8 @@ def suppressed(counts: Sequence[int], smallest_cell: int) -> list[int | None]:
     return told
 
 
-def check_table_sums(records: Records, sums: TableSums | None, site: str) -> None:
-    """Refuse sums that are not those of the study's features.
+def check_table_sums(records: Records, sums: TableSums | None, site: str, *, binned: bool = False) -> None:
+    """Refuse sums that are not those of the study's features; `binned` as of `feature_sums`.
 
     Raises:
         RefusedError: Naming site and feature.
@@ -123,6 +136,9 @@ def check_table_sums(records: Records, sums: TableSums | None, site: str) -> Non
         told = sum(count or 0 for count in found.counts)
         if len(found.counts) != feature.values or told > (found.known or 0):
             raise RefusedError(f"{site}: the counts of {feature.name} do not fit its {feature.values} values")
+        expected = CELLS if binned and not feature.values and found.known else 0
+        if len(found.cells) != expected or (expected and sum(found.cells) != found.known):
+            raise RefusedError(f"{site}: the cells of {feature.name} do not fit the rows that it has")
 
 
 def fit(records: Records, sums: Mapping[str, TableSums]) -> Fitted:
@@ -150,6 +166,26 @@ def fit(records: Records, sums: Mapping[str, TableSums]) -> Fitted:
         raise DataError(f"nothing can be learned from some features: {'; '.join(wrong)}. Leave them out of the study")
     fill, mean, scale = zip(*rows, strict=True)
     return Fitted(fill=list(fill), mean=list(mean), scale=list(scale))
+
+
+def fit_bins(records: Records, sums: Mapping[str, TableSums], bins: int) -> Fitted:
+    """Fit as `fit` does, and cut each number into bins of about as many rows of all sites.
+
+    Args:
+        records: The study's table; its numbers have ranges.
+        sums: Each site's sums, checked; with cells.
+        bins: Bins of a number at the most.
+
+    Raises:
+        DataError: As `fit`.
+    """
+    edges: list[list[float]] = []
+    fitted = fit(records, sums)
+    for feature in records.features:
+        own = [sums[site].features[feature.name].cells for site in sorted(sums)]
+        pooled = [sum(counts) for counts in zip(*filter(None, own), strict=True)]
+        edges.append([0.5] if feature.values == 2 else [] if feature.values else bin_edges(feature, pooled, bins))
+    return fitted.model_copy(update={"edges": edges})
 
 
 def moments(feature: Feature, sums: Sequence[FeatureSums]) -> Moments | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from components.errors import StudyError
 from components.files import storage_errors, write_whole
+from components.grown import is_grown
 from components.seeds import derive_seed
 from components.study import Study, item_shape
 from flows.database_templates import cache_folder
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from models.base import Objective, OptimizerSettings
     from models.classification import Classifier
     from models.tabular import RiskModel
+    from models.trees import TreesModel
 
 # Fields of a study's data that the exported program depends on.
 DECIDE_THE_PROGRAM = {"spatial_size", "channels", "intensity", "window", "records"}
@@ -46,6 +48,8 @@ def build_module(study: Study, fitted: Fitted | None = None) -> Classifier:
     optimizer = OptimizerSettings(chosen.name, chosen.learning_rate, chosen.momentum, chosen.weight_decay)
     objective = Objective(study.task.kind, len(study.task.classes), study.task.imbalance)
     try:
+        if is_grown(study):
+            return _build_trees(study, objective, fitted)
         if study.data.records is not None:
             return _build_risk_model(study, objective, optimizer, fitted)
         return ImageClassifier(
@@ -75,18 +79,42 @@ def _build_risk_model(
     return module
 
 
+def _build_trees(study: Study, objective: Objective, fitted: Fitted | None) -> TreesModel:
+    """Build boosted trees, with the bins that were fitted."""
+    from models.trees import TreesModel
+
+    features = study.data.records.features if study.data.records else []
+    module = TreesModel([feature.values for feature in features], study.network.arguments, objective=objective)
+    if fitted is not None:
+        module.network.set_edges(fitted.edges)
+    return module
+
+
+def number_of_bins(study: Study) -> int:
+    """Return how many bins the trees of a study cut a number into."""
+    from models.network_arguments import BoostedTreesArguments
+
+    return BoostedTreesArguments.model_validate(study.network.arguments).bins
+
+
 def check_network(study: Study) -> None:
     """Check a study's network without building it at full size.
 
     Raises:
         StudyError: If the network refuses its arguments, or the strategy needs what it does not have.
     """
-    from models.network_arguments import check_arguments
+    from models.network_arguments import BoostedTreesArguments, check_arguments
 
     try:
-        check_arguments(study.network.name, study.network.arguments)
+        chosen = check_arguments(study.network.name, study.network.arguments)
     except ValueError as error:
         raise StudyError(str(error), field="network.arguments") from None
+    if isinstance(chosen, BoostedTreesArguments) and study.rounds.max > chosen.rounds:
+        raise StudyError(
+            f"given {study.rounds.max}; must be at most {chosen.rounds}: after one round for the first chance and one "
+            f"for each of {chosen.depth} levels, all {chosen.trees} trees are grown",
+            field="rounds.max",
+        )
 
 
 def export_file(study: Study) -> Path:
@@ -117,10 +145,11 @@ def export_network(study: Study, file: Path) -> None:
 
     from models.serving import ServedClassifier, ServedRisk, export_program
     from models.tabular import RiskModel
+    from models.trees import TreesModel
 
     module, kind, data = build_module(study), study.task.kind, study.data
     served: torch.nn.Module
-    if isinstance(module, RiskModel):
+    if isinstance(module, RiskModel | TreesModel):
         served = ServedRisk(module.inputs, module.network, kind=kind)
     else:
         served = ServedClassifier(module.network, kind=kind, intensity=data.intensity, window=data.window)

@@ -12,12 +12,14 @@ from components.evaluation.figures import (
     participation_figure,
     roc_figure,
 )
-from components.evaluation.risk_figures import decision_figure, estimates_figure
-from components.federation import Evaluation, pool_sums
+from components.evaluation.risk_figures import decision_figure, estimates_figure, importance_figure
+from components.federation import Evaluation, load_state, pool_sums
+from components.grown import is_grown
 from components.sums_file import read_sums
 from components.tracking.aliases import move_champion
 from components.tracking.registry import RegisteredVersion, Registry
 from components.tracking.runs import Tracker
+from components.tracking.tree_files import gain_shares
 from flows.recorder import flat
 from flows.reporting import write_report
 from flows.results import ALL_SITES, Results, external_results, metrics_csv, subgroup_results, test_results
@@ -100,6 +102,11 @@ def _risk_figures(session: Session, tested: Evaluation) -> dict[str, bytes]:
     figures, study = {}, session.study
     if study.data.records is not None and study.task.kind == "binary" and tested.pooled.count:
         figures["figures/decision.png"] = decision_figure(tested.by_site, tested.pooled)
+    if is_grown(study) and study.data.records is not None:
+        best = session.ledger.rounds[session.progress().best_round].require_state()
+        names = [feature.name for feature in study.data.records.features]
+        shares = gain_shares(names, load_state(session.store, best).weights)
+        figures |= {"figures/importance.png": importance_figure(shares)} if shares else {}
     groups = {name: found["auroc"] for name, found in subgroup_results(study, tested).items() if "auroc" in found}
     if groups:
         figures["figures/subgroups.png"] = estimates_figure("Subgroups", "AUROC", groups, tested.metrics.get("auroc"))

@@ -26,7 +26,7 @@ data:
   # pneumonia: /data/films  # a study's name and its folder
 policy:
   studies: ["*"]            # names of the studies that may be trained here; "*" is every one
-  networks: [CNN, DenseNet, ResNet, EfficientNet, ViT, LogisticRegression, MLP]
+  networks: [CNN, DenseNet, ResNet, EfficientNet, ViT, LogisticRegression, MLP, BoostedTrees]
   max_epochs: 50            # most local epochs in a round
   max_steps: 100000         # most optimiser steps in a round, where a study counts steps
   min_sites: 2              # fewest hospitals in a round or an analysis: a sum over fewer says too much about each

@@ -12,9 +12,11 @@ from components.dispatch import Preparation
 from components.errors import DataError, SeenRoundError
 from components.evaluation.histograms import sums_from_scores
 from components.evaluation.metrics import undefined_metrics
+from components.grown import is_grown
 from components.ledger import RoundLedger
 from components.study import Study
-from components.table_sums import Fitted, TableSums, check_table_sums, fit
+from components.table_sums import Fitted, TableSums, check_table_sums, fit, fit_bins
+from flows.build import number_of_bins
 
 if TYPE_CHECKING:
     from flows.session import Session
@@ -49,9 +51,9 @@ def fitted_to(study: Study, preparations: Mapping[str, Preparation]) -> Fitted |
     sums: dict[str, TableSums] = {}
     for site, found in sorted(preparations.items()):
         if found.ready:
-            check_table_sums(records, found.sums, site)
+            check_table_sums(records, found.sums, site, binned=is_grown(study))
             sums |= {site: found.sums} if found.sums else {}
-    return fit(records, sums)
+    return fit_bins(records, sums, number_of_bins(study)) if is_grown(study) else fit(records, sums)
 
 
 def lacking_sites(session: Session) -> str:

@@ -222,6 +222,7 @@ class Recorder:
         from components.tracking.aliases import move_best
         from components.tracking.package import require_weights, write_package
         from components.tracking.registry import Release
+        from components.tracking.tree_files import tree_files
 
         if self._started is None or self._template is None:
             raise ValueError("start the recorder before registering")
@@ -237,7 +238,7 @@ class Recorder:
                 Path(folder) / "package",
                 state,
                 lineage=lineage(session, number),
-                extra_files=version_figures(evaluation),
+                extra_files=version_figures(evaluation) | tree_files(session.study, state.weights),
             )
             require_weights(package, item.require_state().weights)
             release = Release(

@@ -24,6 +24,7 @@ FIGURES = {
     "figures/test_calibration.png": ("Calibration on the test items", "What a score means: its share of positives."),
     "figures/decision.png": ("Decision curve", "What acting on a score is worth, by the score from which one acts."),
     "figures/subgroups.png": ("Subgroups", "AUROC of each kind of patients, on the test items."),
+    "figures/importance.png": ("What the trees use", "Each feature's part of the gain of all splits."),
     "figures/external.png": ("Left out", "AUROC at each hospital of the model trained at the others."),
     "figures/comparison.png": ("Compared", "Local-only, federated and pooled model on each site's test items."),
 }

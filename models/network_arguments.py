@@ -156,6 +156,23 @@ class MLPArguments(Arguments):
     norm: Literal["none", "batch"] = "none"
 
 
+class BoostedTreesArguments(Arguments):
+    """Arguments of `models.trees.BoostedTrees`: the shape of all trees together.
+
+    `trees` is the number of boosting steps, `depth` that of splits from root to leaf, `bins` the parts that the values
+    of a number are cut into.
+    """
+
+    trees: Annotated[int, Field(ge=1, le=1000)] = 50
+    depth: Annotated[int, Field(ge=1, le=8)] = 3
+    bins: Annotated[int, Field(ge=2, le=256)] = 32
+
+    @property
+    def rounds(self) -> int:
+        """Rounds after which all is grown: one for the first chance, one for each level of each tree."""
+        return 1 + self.trees * self.depth
+
+
 def _refuse_beside_variant(arguments: Any, *names: str) -> None:
     """Refuse arguments that contradict a variant."""
     given = [name for name in names if name in arguments.model_fields_set]
@@ -171,6 +188,7 @@ ARGUMENTS: dict[str, type[Arguments]] = {
     "ViT": ViTArguments,
     "LogisticRegression": LogisticRegressionArguments,
     "MLP": MLPArguments,
+    "BoostedTrees": BoostedTreesArguments,
 }
 
 

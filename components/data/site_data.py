@@ -76,11 +76,11 @@ class SiteData:
         """Return the number of items in one split."""
         return len(self._rows[split])
 
-    def table_sums(self, records: Records) -> TableSums:
-        """Return what may be told of the training rows of a table, by feature."""
+    def table_sums(self, records: Records, *, binned: bool = False) -> TableSums:
+        """Return what may be told of the training rows of a table, by feature; `binned` as of `feature_sums`."""
         rows = self.images("train").double()
         sums = {
-            feature.name: feature_sums(feature, rows[:, place].tolist(), records.smallest_cell)
+            feature.name: feature_sums(feature, rows[:, place].tolist(), records.smallest_cell, binned=binned)
             for place, feature in enumerate(records.features)
         }
         return TableSums(features=sums)

@@ -6,6 +6,10 @@ from components.strategies.fedavg import FedAvg
 from components.strategies.fedavgm import FedAvgM
 from components.strategies.fedbn import FedBN
 from components.strategies.fedprox import FedProx
+from components.strategies.histogram_boosting import HistogramBoosting
 from components.strategies.table import STRATEGIES
 
-__all__ = ["STRATEGIES", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedBN", "FedProx", "FedYogi", "Strategy"]
+__all__ = [
+    "STRATEGIES", "FedAdagrad", "FedAdam", "FedAvg", "FedAvgM", "FedBN", "FedProx", "FedYogi", "HistogramBoosting",
+    "Strategy",
+]  # fmt: skip

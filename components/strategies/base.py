@@ -95,6 +95,27 @@ def weighted_mean(updates: Iterable[Update], weighting: Weighting) -> WeightedMe
     return mean
 
 
+def added(updates: Iterable[Update], name: str) -> Tensor:
+    """Return the sum of one entry over the updates, in double precision; samples do not weigh.
+
+    Raises:
+        ValueError: If there is no update, they do not come in the order of site names or are not of one round, or one
+            lacks the entry or has it in another shape.
+    """
+    total: Tensor | None = None
+    before: tuple[str, int] | None = None
+    for update in updates:
+        before = _next_place(before, update)
+        if name not in update.weights or (total is not None and update.weights[name].shape != total.shape):
+            raise ValueError(f"the update of {update.site!r} has no entry {name!r} that can be added to the others'")
+        own = update.weights[name].double()
+        total = own.clone() if total is None else total.add_(own)
+        del update
+    if total is None:
+        raise ValueError("updates must hold at least one update, given none")
+    return total
+
+
 def _next_place(before: tuple[str, int] | None, update: Update) -> tuple[str, int]:
     """Return site and round of `update`, refusing it if it cannot come after `before`."""
     if before is not None and update.site <= before[0]:

@@ -8,6 +8,7 @@ from components.strategies.fedavg import FedAvg
 from components.strategies.fedavgm import FedAvgM
 from components.strategies.fedbn import FedBN
 from components.strategies.fedprox import FedProx
+from components.strategies.histogram_boosting import HistogramBoosting
 
 STRATEGIES: dict[str, type[Strategy]] = {
     "FedAvg": FedAvg,
@@ -17,6 +18,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "FedAdagrad": FedAdagrad,
     "FedAdam": FedAdam,
     "FedYogi": FedYogi,
+    "HistogramBoosting": HistogramBoosting,
 }
 
 # Whose site half keeps nothing from round to round: an update may then count in a later round than it was made for.

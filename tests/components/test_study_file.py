@@ -49,7 +49,7 @@ METRICS = (
     "auroc, average_precision, accuracy, balanced_accuracy, sensitivity, specificity, brier, calibration_error, loss"
 )
 SECTIONS = "study, description, task, network, data, sites, strategy, rounds, local, evaluate, seed"
-NETWORKS = "CNN, DenseNet, ResNet, EfficientNet, ViT, LogisticRegression, MLP"
+NETWORKS = "CNN, DenseNet, ResNet, EfficientNet, ViT, LogisticRegression, MLP, BoostedTrees"
 QUORUM = (
     "a whole number, 1 or more (that many sites), or a number with a decimal point, "
     "above 0 and at most 1 (that part of the roster; 1.0 is all of it)"

@@ -29,11 +29,20 @@ def events(home: Path, event: str) -> list[Entry]:
     return [entry for entry in read(home / "trainings" / "table" / "journal.jsonl") if entry.event == event]
 
 
-def test_hospitals_tables_give_the_weights_of_the_simulation_and_each_is_left_out_once() -> None:
+TREES = {  # of a tree's root, in the second round: sums with disclosure control
+    "network": {"name": "BoostedTrees", "arguments": {"trees": 2, "depth": 2, "bins": 12}},
+    "strategy": {"name": "HistogramBoosting"},
+    "local": {"batch_size": 32, "optimizer": {"learning_rate": 0.05}},
+}
+
+
+@pytest.mark.parametrize("changes", [{}, TREES], ids=["logistic regression", "trees"])
+def test_hospitals_tables_give_the_weights_of_the_simulation_and_each_is_left_out_once(changes: dict) -> None:
     with open_folder() as folder:
         write_hospitals(folder)
         evaluate = {"bins": 100, "external": "leave_one_site_out", "subgroups": [{"feature": "sex"}]}
-        study, home, simulated = write_study(folder, rounds={"max": 2}, evaluate=evaluate), folder / "h", folder / "s"
+        study = write_study(folder, rounds={"max": 2}, evaluate=evaluate, **changes)
+        home, simulated = folder / "h", folder / "s"
         wardround("simulate", str(study), home=simulated)
         wardround("up", str(study), home=home)
         try:
