@@ -96,26 +96,24 @@ class TableInput(nn.Module):
         return torch.cat([*parts, *told], dim=1)
 
 
-class NewtonLinear(nn.Linear):
-    r"""A logistic regression's logits, with gradient and curvature of the mean cross-entropy beside its weights.
-
-    With rows :math:`x_i` (a 1 appended), chances :math:`p_i` and labels :math:`y_i`,
-
-    .. math:: g = \frac1n\sum_i (p_i - y_i)\,x_i,\qquad H = \frac1n\sum_i p_i (1 - p_i)\,x_i x_i^T
+class NewtonLayer(nn.Linear):
+    """A linear layer of one output that carries gradient and curvature of a mean loss beside its weights.
 
     Both are means over rows, so the mean of sites' values, weighted by rows, is that of all rows in one place.
 
     Args:
-        inputs: Number of inputs, D; there is one output.
+        inputs: Number of inputs, D.
+        bias: Whether there is an intercept; P, the number of coefficients, is then D + 1.
     """
 
     gradient: Tensor
     curvature: Tensor
 
-    def __init__(self, inputs: int) -> None:
-        super().__init__(inputs, 1)
-        self.register_buffer("gradient", torch.zeros(inputs + 1))
-        self.register_buffer("curvature", torch.zeros(inputs + 1, inputs + 1))
+    def __init__(self, inputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, 1, bias=bias)
+        numbers = inputs + bias
+        self.register_buffer("gradient", torch.zeros(numbers))
+        self.register_buffer("curvature", torch.zeros(numbers, numbers))
 
     @torch.no_grad()
     def take_step(self, ridge: float) -> None:
@@ -128,20 +126,38 @@ class NewtonLinear(nn.Linear):
         """
         if not self.curvature.any():
             return
-        now = torch.cat([self.weight[0], self.bias]).double()
+        now = self._coefficients()
         curvature = self.curvature.double() + ridge * torch.eye(len(now), dtype=torch.float64)
         values = torch.linalg.eigvalsh(curvature)
         if not values[0] > FLATTEST * values[-1]:
             raise ValueError("the curvature of the loss cannot be inverted")
-        step = torch.linalg.solve(curvature, self.gradient.double() + ridge * now)
-        self.weight.copy_((now - step)[:-1].unsqueeze(0))
-        self.bias.copy_((now - step)[-1:])
+        then = now - torch.linalg.solve(curvature, self.gradient.double() + ridge * now)
+        self.weight.copy_(then[: self.in_features].unsqueeze(0))
+        if self.bias is not None:
+            self.bias.copy_(then[self.in_features :])
+
+    def _coefficients(self) -> Tensor:
+        """Return weights and intercept [P] in double precision."""
+        parts = [self.weight[0]] if self.bias is None else [self.weight[0], self.bias]
+        return torch.cat(parts).double()
+
+
+class NewtonLinear(NewtonLayer):
+    r"""A logistic regression's logits, with gradient and curvature of the mean cross-entropy beside its weights.
+
+    With rows :math:`x_i` (a 1 appended), chances :math:`p_i` and labels :math:`y_i`,
+
+    .. math:: g = \frac1n\sum_i (p_i - y_i)\,x_i,\qquad H = \frac1n\sum_i p_i (1 - p_i)\,x_i x_i^T
+
+    Args:
+        inputs: Number of inputs, D; there is one output.
+    """
 
     @torch.no_grad()
     def measure(self, inputs: Tensor, labels: Tensor) -> None:
         """Keep gradient and curvature at the present weights, over inputs [N, D] and labels [N]."""
         rows = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1).double()
-        chance = torch.sigmoid(rows @ torch.cat([self.weight[0], self.bias]).double())
+        chance = torch.sigmoid(rows @ self._coefficients())
         self.gradient.copy_(rows.T @ (chance - labels.double()) / len(rows))
         self.curvature.copy_((rows.T * (chance * (1 - chance))) @ rows / len(rows))
 
@@ -158,6 +174,8 @@ class RiskModel(Classifier):
     Raises:
         ValueError: If the network's arguments are wrong.
     """
+
+    separated = "the features tell the classes apart without an error"
 
     def __init__(
         self, architecture: TableArchitecture, *, objective: Objective, optimizer: OptimizerSettings, seed: int
@@ -196,8 +214,18 @@ def build_table_network(architecture: TableArchitecture, inputs: int, outputs: i
         nn.init.zeros_(layer.weight)  # its loss has one lowest point: no chance is needed to find it
         nn.init.zeros_(layer.bias)
         return layer
+    return build_perceptron(architecture, inputs, outputs)
+
+
+def build_perceptron(architecture: TableArchitecture, inputs: int, outputs: int) -> nn.Module:
+    """Build a multilayer perceptron that maps [N, inputs] to [N, outputs].
+
+    Raises:
+        ValueError: If an argument is unknown, mistyped or out of range, or the name is another network's.
+    """
+    chosen = check_arguments(architecture.name, architecture.arguments)
     if not isinstance(chosen, MLPArguments):
-        raise ValueError(f"{architecture.name} takes images; a table needs LogisticRegression or MLP")
+        raise ValueError(f"{architecture.name} is no network for this task; a table needs a linear one or MLP")
     layers: list[nn.Module] = []
     for before, width in zip((inputs, *chosen.widths), chosen.widths, strict=False):
         layers.append(nn.Linear(before, width))

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from components.data.encoding import CellError, encode, plain
+from components.data.encoding import CellError, encode, number_of, plain
+from components.data.labels import Observation
 from components.data.listing import Row
 from components.errors import DataError, StudyError
 from components.features import Feature, Records
-from components.study import Data
+from components.study import Data, Task
 from components.yaml_lines import read_yaml
 
 SITE_FEATURES = "features.yaml"  # a hospital's own description of its table, beside it
+MOST_OUTSIDE = 0.05  # of a survival table's times, as of a feature's values by default
 NO_CLASS = ()  # a label that is none of the study's classes, whatever they are called
 
 
@@ -48,7 +51,9 @@ def read_table(path: Path, data: Data, owner: str, *, labelled: bool = True) -> 
     lines = _read_parquet(file, owner) if _is_parquet(file) else _read_csv(file, data.records, owner)
     if not lines:
         raise DataError(f"{owner}: its table has no rows; add some, or leave the site out")
-    names = {key: data.columns.get(key, key) for key in ("label", "patient", "split")}
+    survival = "time" in data.columns
+    outcome = ("time", "event") if survival else ("label",)
+    names = {key: data.columns.get(key, key) for key in (*outcome, "patient", "split")}
     names["split"] = data.columns.get("split", "")
     used = [name for name in names.values() if name] if labelled else []
     _require_columns([*used, *(feature.column_name for feature in data.records.features)], lines[0], owner)
@@ -98,6 +103,34 @@ def encode_table(rows: Sequence[Row], records: Records, owner: str) -> list[list
     if wrong:
         raise DataError(f"{owner}: its table is not what the study says: {'; '.join(wrong)}")
     return encoded
+
+
+def require_plausible_times(rows: Sequence[Row], task: Task, owner: str) -> None:
+    """Refuse a survival table whose times as a whole are not what the study says: those of another unit.
+
+    Raises:
+        DataError: If more than a twentieth of the times is out of range, or their median is not a typical one. No time
+            is named.
+    """
+    survival = task.survival
+    if survival is None:
+        return
+    times = [number_of(row.label.time) for row in rows if isinstance(row.label, Observation)]
+    known = [time for time in times if time is not None]
+    low, high = survival.range or (0.0, math.inf)
+    outside = sum(not low <= time <= high for time in known)
+    if outside > MOST_OUTSIDE * len(known):
+        raise DataError(
+            f"{owner}: its times are out of their range of {low:g} to {high:g} ({survival.unit}) in {outside} of "
+            f"{len(known)} rows: are they in another unit there?"
+        )
+    if survival.typical is not None and known:
+        low, high = survival.typical
+        if not low <= statistics.median(known) <= high:
+            raise DataError(
+                f"{owner}: the median of its times is not between {low:g} and {high:g} {survival.unit}, as "
+                "task.survival.typical says: are they in another unit there?"
+            )
 
 
 def content_of(row: Row, features: Sequence[Feature]) -> str:
@@ -201,9 +234,11 @@ def _require_columns(names: Sequence[str], line: Mapping[str, str], owner: str) 
 
 def _row(number: int, line: dict[str, str], names: Mapping[str, str], classes: Mapping[str, str]) -> Row:
     """Turn one line into a row; its name is its number, which stays at the hospital."""
-    label: object = line.get(names["label"]) or None
+    label: object = line.get(names.get("label", names.get("event", ""))) or None
     if classes and label is not None:
         label = classes.get(plain(str(label).strip()), NO_CLASS)
+    if "time" in names:
+        label = Observation(line.get(names["time"], ""), label)
     name = f"row {number}"
     patient = line.get(names["patient"], "") if names["patient"] else name
     split = line.get(names["split"], "") if names["split"] else ""

@@ -24,4 +24,6 @@ def architecture_digest(study: Study) -> str:
     if study.data.records is not None:
         built_from["table"] = study.data.records.model_dump(mode="json", include={"features"})
         built_from["method"] = study.local.method
+    if study.task.survival is not None:
+        built_from["survival"] = study.task.survival.model_dump(mode="json")
     return hashlib.sha256(json.dumps(built_from, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
