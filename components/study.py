@@ -60,6 +60,13 @@ Precision = Annotated[
 ]
 
 
+def _without_classes(schema: dict[str, Any]) -> None:
+    """Let a survival task have no classes, in the JSON Schema that editors check with."""
+    schema["required"] = [name for name in schema.get("required", []) if name != "classes"]
+    schema["if"] = {"properties": {"kind": {"const": "survival"}}, "required": ["kind"]}
+    schema["else"] = {"required": ["classes"]}
+
+
 class Task(Section, LaterFields):
     """What is to be predicted.
 
@@ -74,6 +81,8 @@ class Task(Section, LaterFields):
             ``focal`` (focal loss, gamma 2).
         survival: For ``survival``: its unit, its grid of time and its likelihood.
     """
+
+    model_config = ConfigDict(json_schema_extra=_without_classes)
 
     later = frozenset({"survival"})
 

@@ -16,7 +16,7 @@ BREAST = "tcga_brca"
 # Clinical data of TCGA-BRCA as FLamby (MIT) distributes them; see the folder's README for source and terms.
 BREAST_FILES: Mapping[str, str] = {
     "brca.csv": "07cb53423f7d579d33cfdbf2cba57b2aee75318b85866c68ce39a75b1f1ba020",
-    "train_test_split.csv": "d610df2dae0203ea229c9579747ed3eb8d28e137c5378f55acc6fe6b4632bb1d",
+    "train_test_split.csv": "1249c6543a4060ff0fdaf8510fc37017755836db6c9fc5e6af96057c36510990",
 }
 REGIONS = ("northeast", "south", "west", "midwest", "europe", "canada")  # by the last figure of `fold2`
 
