@@ -36,8 +36,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Three hospitals' tables, trained once with everything a survival study may ask for."""
     folder = write_hospitals(tmp_path_factory.mktemp("survival"))
     evaluate = {"external": "leave_one_site_out", "compare": ["local", "pooled"], "subgroups": [{"feature": "stage"}]}
-    rounds = {"max": 8, "convergence": {"metric": "concordance", "mode": "max", "patience": 8}}
-    study = write_study(folder, evaluate=evaluate, rounds=rounds)
+    rounds = {"max": 3, "convergence": {"metric": "loss", "mode": "min", "patience": 3}}
+    local = {"epochs": 10, "optimizer": {"learning_rate": 0.5}}
+    study = write_study(folder, evaluate=evaluate, rounds=rounds, local=local)
     return Trained(folder, folder / "home", api.simulate(study, home=folder / "home", dispatcher="in-process"))
 
 
@@ -105,8 +106,8 @@ def test_no_time_of_a_patient_is_in_what_a_site_says(trained: Trained) -> None:
 )
 def test_other_networks_and_likelihoods_learn_as_well(tmp_path: Path, network: str, loss: str) -> None:
     folder = write_hospitals(tmp_path)
-    local = {"epochs": 5, "optimizer": {"name": "adam", "learning_rate": 0.02}}
-    rounds = {"max": 12, "convergence": None}
+    local = {"epochs": 20, "optimizer": {"name": "adam", "learning_rate": 0.02}}
+    rounds = {"max": 3, "convergence": {"metric": "loss", "mode": "min", "patience": 3}}
     study = write_study(folder, network={"name": network}, task=task(loss=loss), local=local, rounds=rounds)
     outcome = api.simulate(study, home=tmp_path / "home", dispatcher="in-process")
     metrics = outcome.tests[ALL_SITES]["global"]
