@@ -361,6 +361,8 @@ def _records(study: Study) -> list[tuple[str, str]]:
         found.append(("data.records.labels", f"given {given}; must name each of task.classes: {study.task.classes}"))
     if records.history is not None and study.task.kind != "binary":
         found.append(("task.kind", f"given {study.task.kind}; must be binary with data.records.history: yes or no"))
+    if records.wide is not None and study.task.kind not in ("binary", "survival"):
+        found.append(("data.records.wide", f"given with {study.task.kind}; goes with task.kind: binary or survival"))
     if study.data.augment:
         found.append(("data.augment", "belongs to images; leave it out for data.source: records"))
     features = {feature.name: feature for feature in records.features}

@@ -25,6 +25,7 @@ from components.features import Subgroup as Subgroup
 from components.history import History as History
 from components.history import Index as Index
 from components.history import Outcome as Outcome
+from components.features import Wide as Wide
 from components.later import LaterFields
 from components.round_rules import Convergence as Convergence
 from components.round_rules import Metric as Metric
@@ -380,4 +381,4 @@ def watched(study: Study) -> Metric:
 def item_shape(study: Study) -> tuple[int, ...]:
     """Return the shape of one item as the network takes it: channels and size of an image, or a table's columns."""
     data = study.data
-    return (data.channels, *data.spatial_size) if data.records is None else (len(data.records.features),)
+    return (data.channels, *data.spatial_size) if data.records is None else (len(data.records.all_features),)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from models.base import Objective, OptimizerSettings
     from models.classification import Classifier
     from models.survival import SurvivalModel
-    from models.tabular import RiskModel, TableArchitecture
+    from models.tabular import RiskModel, TableArchitecture, TableInput
 
 # Fields of a study's data that the exported program depends on.
 DECIDE_THE_PROGRAM = {"spatial_size", "channels", "intensity", "window", "records"}
@@ -70,8 +70,7 @@ def _build_risk_model(
 
     seed = derive_seed(study.seed, "initial weights")
     module = RiskModel(_table_architecture(study), objective=objective, optimizer=optimizer, seed=seed)
-    if fitted is not None:
-        module.inputs.set_fitted(fitted.fill, fitted.mean, fitted.scale)
+    _take_over(module.inputs, fitted)
     return module
 
 
@@ -84,8 +83,7 @@ def _build_survival_model(
     objective = SurvivalObjective(task.grid.edges, task.places, task.loss, task.ties)
     seed = derive_seed(study.seed, "initial weights")
     module = SurvivalModel(_table_architecture(study), objective=objective, optimizer=optimizer, seed=seed)
-    if fitted is not None:
-        module.inputs.set_fitted(fitted.fill, fitted.mean, fitted.scale)
+    _take_over(module.inputs, fitted)
     return module
 
 
@@ -96,7 +94,19 @@ def _table_architecture(study: Study) -> TableArchitecture:
     features = study.data.records.features if study.data.records else []
     columns = [feature.values for feature in features], [feature.indicator for feature in features]
     newton = study.local.method == "newton"
-    return TableArchitecture(study.network.name, *columns, study.network.arguments, curvature=newton)
+    wide = study.data.records.wide if study.data.records else None
+    further, keep = (len(wide.columns), wide.keep) if wide is not None else (0, 0)
+    arguments = study.network.arguments
+    return TableArchitecture(study.network.name, *columns, arguments, curvature=newton, wide=further, keep=keep)
+
+
+def _take_over(inputs: TableInput, fitted: Fitted | None) -> None:
+    """Put what was fitted to a table's columns into a network."""
+    if fitted is None:
+        return
+    inputs.set_fitted(fitted.fill, fitted.mean, fitted.scale)
+    if fitted.wide is not None:
+        inputs.set_chosen(fitted.wide.chosen, fitted.wide.mean, fitted.wide.scale)
 
 
 def check_network(study: Study) -> None:

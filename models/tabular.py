@@ -31,6 +31,8 @@ class TableArchitecture:
         indicators: For each column whether the network is told that the value was missing.
         arguments: The network's own arguments; checked by `models.network_arguments.check_arguments`.
         curvature: Whether a logistic regression keeps gradient and curvature of its loss, for Newton steps.
+        wide: Number of further columns, all numbers.
+        keep: How many of those take part.
     """
 
     name: str
@@ -38,6 +40,8 @@ class TableArchitecture:
     indicators: Sequence[bool]
     arguments: Mapping[str, Any]
     curvature: bool = False
+    wide: int = 0
+    keep: int = 0
 
     def __post_init__(self) -> None:
         if len(self.categories) != len(self.indicators) or not self.categories:
@@ -47,28 +51,39 @@ class TableArchitecture:
 class TableInput(nn.Module):
     """Rows of a table to inputs of a network: filled, scaled, one input for each category but the first.
 
-    Its values (`fill`, `mean`, `scale`, each [F]) are fitted once, for all sites; they are not trained.
+    Its values (`fill`, `mean`, `scale`, each [F]) are fitted once, for all sites; they are not trained. So is which of
+    the wide columns take part (`chosen`, their places; with `wide_mean` and `wide_scale`, each [keep]).
 
     Args:
         categories: As of `TableArchitecture`.
         indicators: As of `TableArchitecture`.
+        keep: As of `TableArchitecture`.
     """
 
     fill: Tensor
     mean: Tensor
     scale: Tensor
+    chosen: Tensor
+    wide_mean: Tensor
+    wide_scale: Tensor
 
-    def __init__(self, categories: Sequence[int], indicators: Sequence[bool]) -> None:
+    def __init__(self, categories: Sequence[int], indicators: Sequence[bool], keep: int = 0) -> None:
         super().__init__()
+        self.keep = keep
         self.categories, self.indicators = tuple(categories), tuple(indicators)
         self.register_buffer("fill", torch.zeros(len(categories)))
         self.register_buffer("mean", torch.zeros(len(categories)))
         self.register_buffer("scale", torch.ones(len(categories)))
+        if keep:
+            # Places as numbers of the kind that travels; float32 holds whole ones up to 16 million.
+            self.register_buffer("chosen", torch.arange(keep).float())
+            self.register_buffer("wide_mean", torch.zeros(keep))
+            self.register_buffer("wide_scale", torch.ones(keep))
 
     @property
     def width(self) -> int:
         """Number of inputs of the network."""
-        return sum(max(count - 1, 1) for count in self.categories) + sum(self.indicators)
+        return sum(max(count - 1, 1) for count in self.categories) + sum(self.indicators) + self.keep
 
     def set_fitted(self, fill: Sequence[float], mean: Sequence[float], scale: Sequence[float]) -> None:
         """Take over what was fitted.
@@ -81,8 +96,21 @@ class TableInput(nn.Module):
                 raise ValueError(f"{len(values)} values were fitted for {len(buffer)} columns")
             buffer.copy_(torch.tensor(values, dtype=torch.float64))
 
+    def set_chosen(self, chosen: Sequence[int], mean: Sequence[float], scale: Sequence[float]) -> None:
+        """Take over which wide columns take part, and what is done to them.
+
+        Raises:
+            ValueError: If there is not one value for each that is kept.
+        """
+        for buffer, values in ((self.chosen, chosen), (self.wide_mean, mean), (self.wide_scale, scale)):
+            if len(values) != len(buffer):
+                raise ValueError(f"{len(values)} values were fitted for {len(buffer)} wide columns")
+            buffer.copy_(torch.tensor(values, dtype=torch.float64))
+
     def forward(self, rows: Tensor) -> Tensor:
-        """Return inputs [N, width] of rows [N, F]; NaN is missing, a category is its place."""
+        """Return inputs [N, width] of rows [N, F + wide]; NaN is missing, a category is its place."""
+        further = self._wide(rows) if self.keep else []
+        rows = rows[:, : len(self.categories)]
         absent = torch.isnan(rows)
         filled = (torch.where(absent, self.fill, rows) - self.mean) / self.scale
         parts = []
@@ -93,7 +121,13 @@ class TableInput(nn.Module):
             else:
                 parts.append(column.unsqueeze(1))
         told = [absent[:, place].unsqueeze(1).to(rows.dtype) for place, asked in enumerate(self.indicators) if asked]
-        return torch.cat([*parts, *told], dim=1)
+        return torch.cat([*parts, *told, *further], dim=1)
+
+    def _wide(self, rows: Tensor) -> list[Tensor]:
+        """Return the inputs of the wide columns that take part."""
+        chosen = rows[:, len(self.categories) :].index_select(1, self.chosen.round().long())
+        scaled = (torch.where(torch.isnan(chosen), self.wide_mean, chosen) - self.wide_mean) / self.wide_scale
+        return [scaled]
 
 
 class NewtonLayer(nn.Linear):
@@ -182,7 +216,7 @@ class RiskModel(Classifier):
     ) -> None:
         super().__init__(objective, optimizer)
         self.architecture = architecture
-        self.inputs = TableInput(architecture.categories, architecture.indicators)
+        self.inputs = TableInput(architecture.categories, architecture.indicators, architecture.keep)
         self.network = seeded(seed, lambda: build_table_network(architecture, self.inputs.width, objective.logits))
 
     def forward(self, rows: Tensor) -> Tensor:

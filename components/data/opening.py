@@ -113,7 +113,7 @@ def _of_part(rows: list[Row], part: SourcePart) -> list[Row]:
 def _find_records(study: Study, part: SourcePart, records: Records) -> FoundItems:
     """Find the rows of a table of health records; those that cannot be used are set aside."""
     read = read_patients(Path(part.path), study.data, f"site {part.site}")
-    rows = _of_part(read.rows, part)
+    rows, columns = _of_part(read.rows, part), records.all_features
     encoded = encode_table(rows, records, f"site {part.site}")
     quarantined, kept, labels, named = [], [], [], []
     require_plausible_times(rows, study.task, f"site {part.site}")
@@ -140,13 +140,13 @@ def _find_records(study: Study, part: SourcePart, records: Records) -> FoundItem
     table = torch.tensor([encoded[kept[index]] for index in used], dtype=torch.float32)
     return FoundItems(
         names=[row.name for row in chosen],
-        content=[content_of(row, records.features) for row in chosen],
+        content=[content_of(row, columns) for row in chosen],
         labels=[labels[index] for index in used],
         patients=[row.patient for row in chosen],
         named=[named[index] for index in used],
         quarantined=quarantined,
         expected=len(rows),
-        decode=lambda: CachedImages(table.reshape(len(used), len(records.features)), {}),
+        decode=lambda: CachedImages(table.reshape(len(used), len(columns)), {}),
         remarks=read.remarks,
     )
 

@@ -18,7 +18,7 @@ from components.errors import DataError
 from components.rounds import ItemCounts, Split
 from components.site_source import SiteSource
 from components.study import Data, Records, Study, Task
-from components.table_sums import TableSums, feature_sums
+from components.table_sums import TableSums, feature_sums, wide_sums
 
 
 class SiteData:
@@ -83,7 +83,10 @@ class SiteData:
             feature.name: feature_sums(feature, rows[:, place].tolist(), records.smallest_cell)
             for place, feature in enumerate(records.features)
         }
-        return TableSums(features=sums)
+        if records.wide is None:
+            return TableSums(features=sums)
+        wide = wide_sums(rows[:, len(records.features) :].numpy(), self.labels("train").numpy(), records.smallest_cell)
+        return TableSums(features=sums, wide=wide)
 
     def train_batches(self, *, batch_size: int, seed: int, balanced: bool = False) -> TrainBatches:
         """Return the training items in batches; order, draws and augmentation are functions of `seed`.

@@ -288,7 +288,7 @@ def _table_signature(records: Records, outputs: list[str]) -> ModelSignature:
     ``?`` where it expects a number; the model itself says what it cannot use.
     """
     anything = AnyType()  # type: ignore[no-untyped-call]
-    inputs: list[ColSpec | TensorSpec] = [ColSpec(anything, feature.column_name) for feature in records.features]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(anything, feature.column_name) for feature in records.all_features]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("double", name) for name in outputs]))
 
 
