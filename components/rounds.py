@@ -191,20 +191,18 @@ class SurvivalSums(Record):
         events: Patients whose event was seen.
         pairs: Pairs for Harrell's concordance.
         weighted_pairs: Pairs for Uno's.
-        brier: By edge of the grid, the sum of the weighted squared errors.
+        followed: By edge of the grid, the patients of sites that follow enough of theirs until then.
+        brier: By edge, the sum of the weighted squared errors of those.
         brier_squares: By edge, the sum of their squares.
-        integrated: Sum over patients of the error integrated over time.
-        integrated_squares: Sum of the squares of the same.
-        calibration: One for each horizon.
+        calibration: One for each horizon, of the patients of sites that follow enough of theirs until then.
     """
 
     events: Annotated[int, Field(ge=0)]
     pairs: PairSums
     weighted_pairs: PairSums
+    followed: list[Annotated[int, Field(ge=0)]]
     brier: list[float]
     brier_squares: list[float]
-    integrated: float
-    integrated_squares: float
     calibration: list[CalibrationSums]
 
 

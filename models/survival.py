@@ -156,6 +156,26 @@ def joined_cells(events: Tensor, exposure: Tensor, at_risk: Tensor, smallest: in
     return joined
 
 
+class Pinned(nn.Module):
+    """Scores less that of the mean patient (all inputs 0), once they are used.
+
+    A partial likelihood does not know the level of scores, so it would wander from round to round, and a baseline
+    hazard that is measured at one version would not fit the next. While it trains, nothing is taken off.
+
+    Args:
+        scores: Maps [N, D] to [N, 1].
+    """
+
+    def __init__(self, scores: nn.Module) -> None:
+        super().__init__()
+        self.scores = scores
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Return [N, 1]."""
+        found: Tensor = self.scores(inputs)
+        return found if self.training else found - self.scores(torch.zeros_like(inputs[:1]))
+
+
 class NewtonCox(NewtonLayer):
     r"""A linear score, with gradient and curvature of the site's partial likelihood, divided by its rows.
 
@@ -293,7 +313,8 @@ def build_survival_network(architecture: TableArchitecture, inputs: int, objecti
     """
     chosen = check_arguments(architecture.name, architecture.arguments)
     if not isinstance(chosen, LinearArguments):
-        return build_perceptron(architecture, inputs, objective.scores)
+        network = build_perceptron(architecture, inputs, objective.scores)
+        return Pinned(network) if objective.loss == "cox" else network
     if objective.loss == "cox":
         layer = NewtonCox(inputs) if architecture.curvature else nn.Linear(inputs, 1, bias=False)
     else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 from components.evaluation.intervals import Estimate, Outcome, Undefined, bounded, estimate, normal
-from components.rounds import CalibrationSums, PairSums, ScoreSums
+from components.rounds import CalibrationSums, PairSums, ScoreSums, SurvivalSums
 from components.study import Metric
 from components.survival import Survival
 
 NO_ITEMS = "there are no items"
+NOBODY = "no site follows enough of its patients until then"
 
 
 def survival_outcomes(sums: ScoreSums, task: Survival) -> dict[Metric, Outcome]:
@@ -41,9 +42,9 @@ def survival_outcomes(sums: ScoreSums, task: Survival) -> dict[Metric, Outcome]:
     return {
         "concordance": _concordance(found.pairs, sums.count),
         "concordance_ipcw": _concordance(found.weighted_pairs, sums.count),
-        "brier": _mean(found.brier[place], found.brier_squares[place], sums.count),
-        "integrated_brier": _mean(found.integrated, found.integrated_squares, sums.count),
-        "calibration_ratio": _ratio(found.calibration[0], sums.count),
+        "brier": _mean(found.brier[place], found.brier_squares[place], found.followed[place]),
+        "integrated_brier": _integrated(found, task),
+        "calibration_ratio": _ratio(found.calibration[0]),
         "loss": _loss(sums),
     }
 
@@ -61,15 +62,36 @@ def _concordance(pairs: PairSums, items: int) -> Outcome:
 def _mean(total: float, squares: float, items: int) -> Outcome:
     """Return a mean over items, with a normal interval that begins at 0."""
     if not items:
-        return Undefined(NO_ITEMS)
+        return Undefined(NOBODY)
     value = total / items
     error = math.sqrt(max(squares / items - value * value, 0.0) / max(items - 1, 1))
     low, high = normal(value, error)
     return estimate(value, (max(0.0, low), high), items)
 
 
-def _ratio(sums: CalibrationSums, items: int) -> Outcome:
+def _integrated(sums: SurvivalSums, task: Survival) -> Outcome:
+    """Return the mean over time of the errors, by trapezoids; its interval is that of errors that rise together."""
+    edges, last = task.grid.edges, task.places[-1] + 1
+    each = [_mean(*row) for row in zip(sums.brier[:last], sums.brier_squares[:last], sums.followed[:last], strict=True)]
+    known = [found for found in each if isinstance(found, Estimate)]
+    if len(known) < last:
+        return Undefined(NOBODY)
+    weights = [(edges[min(place + 1, last - 1)] - edges[max(place - 1, 0)]) / 2 for place in range(last)]
+    whole = math.fsum(weights) or 1.0
+    parts = weights if last > 1 else [1.0]
+    value, high = (
+        math.fsum(part * getattr(found, name) for part, found in zip(parts, known, strict=True)) / whole
+        for name in ("value", "high")
+    )
+    low, high = max(0.0, 2 * value - high), high
+    return estimate(value, (low, high), min(sums.followed[:last]))
+
+
+def _ratio(sums: CalibrationSums) -> Outcome:
     """Return observed over expected events, with an interval on the logarithmic scale."""
+    items = sum(sums.counts)
+    if not items:
+        return Undefined(NOBODY)
     observed, expected = math.fsum(sums.observed), math.fsum(sums.expected)
     if not observed or expected <= 0:
         return Undefined("no event was seen until the horizon" if not observed else "no event is expected")

@@ -27,6 +27,8 @@ def horizon_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums, tas
     found = {site: sums.survival for site, sums in sums_by_site.items() if sums.survival and sums.count}
     for index, (site, sums) in enumerate(found.items()):
         first, items = sums.calibration[0], sum(sums.calibration[0].counts)
+        if not items:
+            continue
         style = site_style(index, site, len(found)) | {"linestyle": "", "marker": "o", "markersize": 5}
         axes.plot([sum(first.expected) / items], [sum(first.observed) / items], **style)
     expected, observed, errors = _groups(pooled.survival) if pooled.survival else (np.zeros(0),) * 3
@@ -53,11 +55,9 @@ def brier_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums, task:
     for index, (site, sums) in enumerate(found.items()):
         assert sums.survival is not None  # those that have none are left out above
         style = site_style(index, site, len(found)) | {"linewidth": 1.1}
-        axes.plot(edges, np.array(sums.survival.brier) / sums.count, **style)
+        axes.plot(edges, _means(sums.survival)[0], **style)
     if pooled.survival is not None and pooled.count:
-        values = np.array(pooled.survival.brier) / pooled.count
-        spread = np.array(pooled.survival.brier_squares) / pooled.count - values**2
-        errors = np.sqrt(np.maximum(spread, 0) / pooled.count)
+        values, errors = _means(pooled.survival)
         axes.plot(edges, values, color=INK, linewidth=2.4, label="all sites", zorder=5)
         axes.fill_between(edges, values - Z95 * errors, values + Z95 * errors, color=INK, alpha=0.12, linewidth=0)
     axes.set(xlim=(0, edges[-1]), ylim=(0, None))
@@ -65,6 +65,14 @@ def brier_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums, task:
     titles(axes, "Error over time", f"time, {task.unit}", "Brier score, weighted for censoring")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **legend_style())
     return png(figure)
+
+
+def _means(sums: SurvivalSums) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Brier score at each edge and its standard error; NaN where nobody is judged."""
+    followed = np.where(np.array(sums.followed) > 0, sums.followed, np.nan)
+    values = np.array(sums.brier) / followed
+    spread = np.array(sums.brier_squares) / followed - values**2
+    return values, np.sqrt(np.maximum(spread, 0) / followed)
 
 
 def _groups(sums: SurvivalSums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -7,6 +7,9 @@ their patients for unlike times. With its curve :math:`G`, a patient with time :
 time :math:`t` the squared error
 
 .. math:: \frac{1[T \le t, \delta = 1]}{G(T-)}\,S(t)^2 + \frac{1[T > t]}{G(t)}\,(1 - S(t))^2
+
+A site that follows less than a tenth of its patients until a time (:math:`G(t) < 0.1`) says nothing of it: what became
+of the others cannot be made up for.
 """
 
 from __future__ import annotations
@@ -26,7 +29,7 @@ if TYPE_CHECKING:  # it adds these sums
     from components.evaluation.histograms import Booleans, Floats
 
 GROUPS = 10  # of equal width, of predicted chances
-RAREST = 0.05  # a chance of not being censored below it counts as this: nobody counts for more than twenty
+RAREST = 0.1  # a time with a smaller chance of not being censored until it is not judged: nobody counts for over ten
 _ROWS = 512  # of pairs at once: 512 x 10,000 patients are 40 MB
 
 
@@ -43,16 +46,16 @@ class Censoring:
     chances: Floats
 
     def at(self, times: Floats | float) -> Floats:
-        """Return the chance of not being censored until and at some times, at least `RAREST`."""
+        """Return the chance of not being censored until and at some times."""
         return self._look_up(times, "right")
 
     def before(self, times: Floats | float) -> Floats:
-        """Return the chance of not being censored before some times, at least `RAREST`."""
+        """Return the chance of not being censored before some times."""
         return self._look_up(times, "left")
 
     def _look_up(self, times: Floats | float, side: str) -> Floats:
         places = np.searchsorted(self.times, times, side=side)  # type: ignore[call-overload]
-        found: Floats = np.maximum(np.concatenate([[1.0], self.chances])[places], RAREST)
+        found: Floats = np.concatenate([[1.0], self.chances])[places]
         return found
 
 
@@ -83,15 +86,15 @@ def survival_sums(
     """
     time, event = labels[:, 0], labels[:, 1] > 0
     errors = squared_errors(chances, labels, task.grid.edges, censoring)
-    integrated = _integrated(errors, task)
+    followed = np.full(len(task.grid.edges), len(time)) * (censoring.at(np.array(task.grid.edges)) >= RAREST)
+    early = event & (time <= task.horizons[-1]) & (censoring.before(time) >= RAREST)
     return SurvivalSums(
         events=int(event.sum()),
         pairs=pair_sums(risk, time, event, np.ones(len(time))),
-        weighted_pairs=pair_sums(risk, time, event & (time <= task.horizons[-1]), censoring.before(time) ** -2.0),
+        weighted_pairs=pair_sums(risk, time, early, np.maximum(censoring.before(time), RAREST) ** -2.0),
+        followed=followed.tolist(),
         brier=errors.sum(axis=0).tolist(),
         brier_squares=(errors**2).sum(axis=0).tolist(),
-        integrated=float(integrated.sum()),
-        integrated_squares=float((integrated**2).sum()),
         calibration=[
             calibration_sums(1 - chances[:, place], labels, until, censoring, smallest_cell)
             for place, until in zip(task.places, task.horizons, strict=True)
@@ -138,11 +141,11 @@ def pair_sums(risk: Floats, time: Floats, event: Booleans, weights: Floats) -> P
 
 
 def squared_errors(chances: Floats, labels: Floats, edges: Sequence[float], censoring: Censoring) -> Floats:
-    """Return each patient's weighted squared error [N, J] at each edge; see the module's formula."""
+    """Return each patient's weighted squared error [N, J] at each edge, by the module's formula; 0 where not told."""
     time, event, until = labels[:, :1], labels[:, 1:] > 0, np.array(edges)
-    gone = ((time <= until) & event) / censoring.before(time)
-    there = (time > until) / censoring.at(until)
-    errors: Floats = gone * chances**2 + there * (1 - chances) ** 2
+    gone = ((time <= until) & event) / np.maximum(censoring.before(time), RAREST)
+    there = (time > until) / np.maximum(censoring.at(until), RAREST)
+    errors: Floats = (gone * chances**2 + there * (1 - chances) ** 2) * (censoring.at(until) >= RAREST)
     return errors
 
 
@@ -155,8 +158,10 @@ def calibration_sums(
         A group of 1 to ``smallest_cell - 1`` patients is joined to the next one that is told, or, if there is none, to
         the one before. The sums over all groups stay what they are.
     """
+    if censoring.at(until) < RAREST:
+        chance, labels = chance[:0], labels[:0]
     time, event = labels[:, 0], labels[:, 1] > 0
-    seen = (event & (time <= until)) / censoring.before(time)
+    seen = (event & (time <= until)) / np.maximum(censoring.before(time), RAREST)
     group = np.minimum((chance * GROUPS).astype(np.int64), GROUPS - 1)
     columns = [np.bincount(group, values, minlength=GROUPS) for values in
                (np.ones(len(time)), chance, seen, (seen - chance) ** 2)]  # fmt: skip
@@ -199,22 +204,14 @@ def check_survival(sums: ScoreSums, task: Survival, most_items: int | None) -> N
 def _check_shapes(found: SurvivalSums, task: Survival, items: int) -> None:
     """Refuse sums of other cells, horizons or groups than the study's."""
     cells = task.grid.cells
-    if [len(found.brier), len(found.brier_squares), len(found.calibration)] != [cells, cells, len(task.horizons)]:
+    sizes = [len(column) for column in (found.followed, found.brier, found.brier_squares, found.calibration)]
+    if sizes != [cells, cells, cells, len(task.horizons)] or max(found.followed) > items:
         raise RefusedError("the evaluation does not have the study's cells and horizons")
     groups = [(item.counts, item.expected, item.observed, item.squares) for item in found.calibration]
     if any(len(column) != GROUPS for item in groups for column in item):
         raise RefusedError(f"the evaluation's calibration does not have {GROUPS} groups")
-    if any(min(item.counts) < 0 or sum(item.counts) != items for item in found.calibration):
+    if any(min(item.counts) < 0 or sum(item.counts) > items for item in found.calibration):
         raise RefusedError("the evaluation's calibration is of another number of items")
-
-
-def _integrated(errors: Floats, task: Survival) -> Floats:
-    """Return the mean over time of each patient's error [N], from the first edge to the last horizon."""
-    edges, last = np.array(task.grid.edges), task.places[-1] + 1
-    if last == 1:
-        return np.asarray(errors[:, 0])
-    whole: Floats = np.trapezoid(errors[:, :last], edges[:last], axis=1) / (edges[last - 1] - edges[0])
-    return whole
 
 
 def _joined(table: Floats, smallest: int) -> Floats:

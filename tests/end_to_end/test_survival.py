@@ -105,8 +105,8 @@ def test_no_time_of_a_patient_is_in_what_a_site_says(trained: Trained) -> None:
 )
 def test_other_networks_and_likelihoods_learn_as_well(tmp_path: Path, network: str, loss: str) -> None:
     folder = write_hospitals(tmp_path)
-    local = {"epochs": 20, "optimizer": {"name": "adam", "learning_rate": 0.02}}
-    rounds = {"max": 3, "convergence": {"metric": "loss", "mode": "min", "patience": 3}}
+    local = {"epochs": 10, "optimizer": {"name": "adam", "learning_rate": 0.02}}
+    rounds = {"max": 5, "convergence": {"metric": "loss", "mode": "min", "patience": 3}}
     study = write_study(folder, network={"name": network}, task=task(loss=loss), local=local, rounds=rounds)
     outcome = api.simulate(study, home=tmp_path / "home", dispatcher="in-process")
     metrics = outcome.tests[ALL_SITES]["global"]

@@ -63,13 +63,16 @@ def test_weighted_pairs_and_errors_are_those_of_a_loop() -> None:
     comparable = concordant = 0.0
     for i, (time, event) in enumerate(labels):
         for j, (other, _) in enumerate(labels):
-            if event and time <= 8.0 and time < other:
+            if event and time <= 8.0 and time < other and before[i] > RAREST:
                 comparable += before[i] ** -2
                 concordant += before[i] ** -2 * (risk[i] > risk[j])
     assert found.weighted_pairs.comparable == pytest.approx(comparable)
     assert found.weighted_pairs.concordant == pytest.approx(concordant)
     for place, until in enumerate(TASK.grid.edges):
-        there = max(float(curve.predict(until)), RAREST)
+        there = float(curve.predict(until))
+        assert found.followed[place] == (80 if there >= RAREST else 0)
+        if there < RAREST:
+            continue
         total = sum(
             (chances[i, place] ** 2 / before[i] if event and time <= until else 0.0)
             + ((1 - chances[i, place]) ** 2 / there if time > until else 0.0)
@@ -137,8 +140,9 @@ def test_the_sums_of_sites_add_up_in_any_order() -> None:
     [
         ({"events": 31}, "31 events in 30 items"),
         ({"brier": [0.0] * 9}, "cells and horizons"),
-        ({"integrated": -1.0}, "out of range"),
-        ({"integrated": float("nan")}, "out of range"),
+        ({"followed": [31] * 10}, "cells and horizons"),
+        ({"brier": [-1.0] * 10}, "out of range"),
+        ({"brier": [float("nan")] * 10}, "out of range"),
         ({"calibration": []}, "cells and horizons"),
     ],
 )
@@ -173,3 +177,16 @@ def test_no_items_have_no_metric_and_say_why() -> None:
     check_survival(empty, TASK, 0)
     outcomes = survival_outcomes(empty, TASK)
     assert all(hasattr(outcome, "reason") for outcome in outcomes.values())
+
+
+def test_a_site_says_nothing_of_times_that_it_does_not_follow_patients_until() -> None:
+    risk, chances, labels = predicted(60, 4)
+    labels[:, 1] = np.where(labels[:, 0] > 3, 0.0, labels[:, 1])
+    labels[:, 0] = np.minimum(labels[:, 0], 3.0)  # observation ends at 3 years
+    found = survival_sums(risk, chances, labels, task=TASK, censoring=censoring_of(labels), smallest_cell=5)
+    assert [count > 0 for count in found.followed] == [True] * 2 + [False] * 8
+    assert sum(found.calibration[0].counts) == 0
+    outcomes = survival_outcomes(sums_of(60, 1).model_copy(update={"survival": found}), TASK)
+    for name in ("brier", "integrated_brier", "calibration_ratio"):
+        assert outcomes[name].reason == "no site follows enough of its patients until then"  # type: ignore[index, union-attr]
+    assert outcomes["concordance"].value > 0.5  # type: ignore[union-attr]
