@@ -10,6 +10,7 @@ import torch
 from lifelines import CoxPHFitter
 
 from components.assemble import assemble, study_mistakes
+from components.data.known import default_data_root
 from components.data.site_data import open_site_data
 from components.data.sources import plan_sources
 from components.dispatch import SiteSetting
@@ -17,6 +18,7 @@ from components.errors import RefusedError
 from components.exchange.store import FolderStore
 from components.simulation import Simulation, simulate
 from components.study import Study
+from components.study_file import load_study
 from flows.build import build_module
 from flows.dispatch import InProcessDispatcher
 from flows.readiness import fitted_to
@@ -25,14 +27,14 @@ from tests.references.tiny_survival import Patient, survival_study, task, write_
 NEWTON = {"method": "newton", "epochs": 1}
 
 
-def trained(study: Study, folder: Path, rounds: int = 9) -> Simulation:
-    """Train the study on the tables of a folder, in this process."""
-    study = study.model_copy(update={"rounds": study.rounds.model_copy(update={"max": rounds})})
+def trained(study: Study, folder: Path, rounds: int = 9, folder_of_study: Path | None = None) -> Simulation:
+    """Train the study on the tables of a folder, in this process, through all rounds."""
+    study = study.model_copy(update={"rounds": study.rounds.model_copy(update={"max": rounds, "convergence": None})})
     settings = {
         source.name: SiteSetting(
             study=study, source=source, state=str(folder / source.name / "s"), store=str(folder / "store")
         )
-        for source in plan_sources(study, folder)
+        for source in plan_sources(study, folder_of_study or folder)
     }
     with closing(InProcessDispatcher(settings)) as dispatcher:
         found = {site: dispatcher.prepare(site).result() for site in settings}
@@ -42,12 +44,12 @@ def trained(study: Study, folder: Path, rounds: int = 9) -> Simulation:
         return simulate(study, strategy, dispatcher, store, sites=list(settings), training="t", initial=initial)
 
 
-def pooled(study: Study, folder: Path, result: Simulation) -> pandas.DataFrame:
+def pooled(study: Study, folder: Path, result: Simulation, folder_of_study: Path | None = None) -> pandas.DataFrame:
     """Return the training rows of all sites as the network sees them, with time, event and site."""
     module = build_module(study)
     module.load_state_dict(result.state.weights, strict=False)
     frames = []
-    for source in plan_sources(study, folder):
+    for source in plan_sources(study, folder_of_study or folder):
         data = open_site_data(study, source, folder / "oracle")
         rows = module.inputs(data.images("train")).double().numpy()  # type: ignore[operator]
         frame = pandas.DataFrame(rows, columns=[f"x{place}" for place in range(rows.shape[1])])
@@ -93,6 +95,17 @@ def test_joined_cells_keep_the_baseline_near_and_tell_of_nobody_alone(tmp_path: 
         curves.append(module.baseline.survival(torch.zeros(1, 1))[0])  # type: ignore[operator, union-attr]
     assert (curves[0] - curves[1]).abs().max() < 0.05
     assert not torch.equal(*curves)
+
+
+@pytest.mark.skipif(not (default_data_root() / "tcga_brca").is_dir(), reason="WARDROUND_DATA has no tcga_brca")
+def test_on_six_real_regions_the_weights_are_those_of_lifelines(tmp_path: Path) -> None:
+    studies = Path(__file__).parents[3] / "studies"
+    study = load_study(studies / "breast.yaml", {"local.optimizer.weight_decay": 0.0, "evaluate.compare": []})
+    result = trained(study, tmp_path, rounds=12, folder_of_study=studies)
+    rows = pooled(study, tmp_path, result, studies)
+    assert len(rows["site"].unique()) == 6
+    oracle = CoxPHFitter().fit(rows, "time", "event", strata=["site"], fit_options={"precision": 1e-10})
+    np.testing.assert_allclose(result.state.weights["network.weight"][0].numpy(), oracle.params_.to_numpy(), atol=1e-5)
 
 
 def test_a_feature_that_orders_the_events_is_refused_with_what_helps(tmp_path: Path) -> None:
