@@ -34,7 +34,7 @@ def horizon_figure(sums_by_site: Mapping[str, ScoreSums], pooled: ScoreSums, tas
     expected, observed, errors = _groups(pooled.survival) if pooled.survival else (np.zeros(0),) * 3
     axes.errorbar(expected, observed, yerr=Z95 * errors, color=INK, marker="D", markersize=6, linewidth=0,
                   elinewidth=1.4, capsize=3, label="all sites, by predicted chance", zorder=5)  # fmt: skip
-    top = min(1.0, 1.15 * max([0.1, *expected, *(observed + errors)]))
+    top = min(1.0, 1.05 * max([0.1, *expected, *(observed + Z95 * errors)]))
     axes.plot([0, top], [0, top], color=DIAGONAL, linewidth=1.2, linestyle=(0, (5, 2)), label="seen as expected")
     axes.set(xlim=(0, top), ylim=(0, top))
     until = f"{task.horizons[0]:g} {task.unit}"
