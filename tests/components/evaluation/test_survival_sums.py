@@ -185,6 +185,7 @@ def test_a_site_says_nothing_of_times_that_it_does_not_follow_patients_until() -
     labels[:, 0] = np.minimum(labels[:, 0], 3.0)  # observation ends at 3 years
     found = survival_sums(risk, chances, labels, task=TASK, censoring=censoring_of(labels), smallest_cell=5)
     assert [count > 0 for count in found.followed] == [True] * 2 + [False] * 8
+    assert found.brier[2:] == [0.0] * 8
     assert sum(found.calibration[0].counts) == 0
     outcomes = survival_outcomes(sums_of(60, 1).model_copy(update={"survival": found}), TASK)
     for name in ("brier", "integrated_brier", "calibration_ratio"):
