@@ -22,10 +22,10 @@ from pydantic import (
 from components.features import Feature as Feature
 from components.features import Records as Records
 from components.features import Subgroup as Subgroup
+from components.features import Wide as Wide
 from components.history import History as History
 from components.history import Index as Index
 from components.history import Outcome as Outcome
-from components.features import Wide as Wide
 from components.later import LaterFields
 from components.round_rules import Convergence as Convergence
 from components.round_rules import Metric as Metric
