@@ -34,6 +34,8 @@ _ONLY_SYNC = {
     "late": "must be left out with rounds.mode: async; there an update counts in whichever round it arrives",
     "selection": "must be left out with rounds.mode: async; there a site begins anew whenever it has delivered",
 }
+CLASS_METRICS = {"brier", "loss"}  # that there are of classes, too
+SURVIVAL_METRICS = {"concordance", "concordance_ipcw", "integrated_brier"} | CLASS_METRICS
 _ROUNDING = 1e-9  # so that 0.07 of 100 sites, 7.000000000000001 in binary, is 7 and not 8
 
 
@@ -131,6 +133,7 @@ def study_mistakes(study: Study) -> list[Mistake]:
         _external(study),
         *_newton(study),
         *tree_mistakes(study),
+        *_survival(study),
         *_records(study),
     ]
     return [Mistake(undotted(field), text, undotted(field)) for field, text in found if text]
@@ -289,9 +292,11 @@ def _newton(study: Study) -> list[tuple[str, str]]:
     if study.local.method != "newton":
         return []
     weighting = study.strategy.hyperparameters.get("weighting", "samples")
+    survival = study.task.survival
     needed: list[tuple[str, object, object]] = [
-        ("network.name", study.network.name, "LogisticRegression"),
-        ("task.kind", study.task.kind, "binary"),
+        ("network.name", study.network.name, "LogisticRegression" if survival is None else "Linear"),
+        ("task.kind", study.task.kind, "binary" if survival is None else "survival"),
+        ("task.survival.loss", "cox" if survival is None else survival.loss, "cox"),
         ("task.imbalance", study.task.imbalance, "none"),
         ("strategy.name", study.strategy.name, "FedAvg"),
         ("strategy.weighting", weighting, "samples"),
@@ -304,6 +309,30 @@ def _newton(study: Study) -> list[tuple[str, str]]:
         for field, given, wanted in needed
         if given != wanted
     ]
+
+
+def _survival(study: Study) -> list[tuple[str, str]]:
+    """Refuse what a survival task cannot have, and what only one can."""
+    data, rule = study.data, study.rounds.convergence
+    both, named = {"time", "event"}, {key for key in ("time", "event") if data.columns.get(key)}
+    if study.task.survival is None:
+        found = [(f"data.columns.{key}", "belongs to task.kind: survival; leave it out") for key in sorted(named)]
+        if rule is not None and rule.metric in SURVIVAL_METRICS - CLASS_METRICS:
+            found.append(("rounds.convergence.metric", f"given {rule.metric}; it goes with task.kind: survival"))
+        if study.network.name == "Linear":
+            found.append(("network.name", "given Linear; it goes with task.kind: survival"))
+        return found
+    found = [(f"data.columns.{key}", "is missing; a survival task needs both columns") for key in sorted(both - named)]
+    if data.source != "records":
+        found.append(("data.source", f"given {data.source}; must be records with task.kind: survival"))
+    if rule is not None and rule.metric not in SURVIVAL_METRICS:
+        allowed = ", ".join(sorted(SURVIVAL_METRICS))
+        found.append(("rounds.convergence.metric", f"given {rule.metric}; must be one of {allowed} for survival"))
+    if study.task.imbalance != "none":
+        found.append(("task.imbalance", f"given {study.task.imbalance}; must be none with task.kind: survival"))
+    if study.network.name == "LogisticRegression":
+        found.append(("network.name", "given LogisticRegression; must be Linear or MLP with task.kind: survival"))
+    return found
 
 
 def _external(study: Study) -> tuple[str, str]:
@@ -334,6 +363,8 @@ def _records(study: Study) -> list[tuple[str, str]]:
         found.append(("data.records.labels", f"given {given}; must name each of task.classes: {study.task.classes}"))
     if records.history is not None and study.task.kind != "binary":
         found.append(("task.kind", f"given {study.task.kind}; must be binary with data.records.history: yes or no"))
+    if records.wide is not None and study.task.kind not in ("binary", "survival"):
+        found.append(("data.records.wide", f"given with {study.task.kind}; goes with task.kind: binary or survival"))
     if study.data.augment:
         found.append(("data.augment", "belongs to images; leave it out for data.source: records"))
     features = {feature.name: feature for feature in records.features}

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from components.checks import verify_answer
 from components.dispatch import InitialModel, OrderDispatcher
-from components.evaluation.histograms import add_sums, check_sums
+from components.evaluation.histograms import add_sums
 from components.exchange.store import FolderStore
-from components.federation import evaluation_order, subgroups_of
+from components.federation import check_evaluation, evaluation_order
 from components.rounds import Answer, Order, ScoreSums, Split
 from components.simulation import simulate
 from components.strategies import Strategy
@@ -111,13 +111,5 @@ class _Checked:
     def _check(self, order: Order, answer: Answer) -> None:
         """Refuse an evaluation that is none, or cannot be."""
         verify_answer(answer, order)
-        study = self._rotation.study
         assert answer.sums is not None  # verified
-        check_sums(
-            answer.sums,
-            kind=study.task.kind,
-            classes=study.task.classes,
-            bins=study.evaluate.bins,
-            most_items=self._rotation.items[order.site],
-            groups=subgroups_of(study),
-        )
+        check_evaluation(self._rotation.study, answer.sums, self._rotation.items[order.site])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
@@ -149,6 +150,35 @@ def _default(field: str) -> object:
     return Feature.model_fields[field].get_default(call_default_factory=True)
 
 
+class Wide(Section):
+    """Thousands of numeric columns of one kind, such as expression of genes, of which a training keeps a few.
+
+    Attributes:
+        columns: Names of the columns; or the name of a text file, beside the study, with one in each line.
+        keep: How many take part: those with the largest score statistics over all sites; see `components.screening`.
+        unit: Unit of all of them, for example ``log2 counts``.
+        range: Lowest and highest value that can be, in `unit`.
+        most_outside: Largest part of a column's values at a site that may be out of range.
+    """
+
+    columns: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=50_000)]
+    keep: Positive
+    unit: str = ""
+    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
+    most_outside: Annotated[float, Field(ge=0, le=1)] = 0.05
+
+    @model_validator(mode="after")
+    def _check(self) -> Wide:
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError(f"range must be lowest < highest, given {self.range}")
+        if len(set(self.columns)) < len(self.columns):
+            twice = sorted(name for name, times in Counter(self.columns).items() if times > 1)
+            raise ValueError(f"columns must differ from each other, twice there: {', '.join(twice[:5])}")
+        if self.keep > len(self.columns):
+            raise ValueError(f"keep must be at most the number of columns, {len(self.columns)}, given {self.keep}")
+        return self
+
+
 class Records(Section, LaterFields):
     """The table of a tabular study: one row for each patient or encounter.
 
@@ -165,9 +195,10 @@ class Records(Section, LaterFields):
         format: What a site's folder holds: ``table``; ``fhir`` (R4: bundles, NDJSON); ``omop`` (tables of the CDM 5.4);
             ``any`` (whichever of these is there, so that hospitals may differ).
         history: How a row is made of a patient's dated records; not for ``table``.
+        wide: Thousands of further columns, of which some are kept.
     """
 
-    later = frozenset({"format", "history"})
+    later = frozenset({"format", "history", "wide"})
 
     features: Annotated[list[Feature], Field(min_length=1, max_length=4096)]
     header: list[str] = Field(default_factory=list)
@@ -178,6 +209,7 @@ class Records(Section, LaterFields):
     smallest_cell: Positive = 5
     format: Literal["table", "fhir", "omop", "any"] = "table"
     history: History | None = None
+    wide: Wide | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Records:
@@ -190,6 +222,11 @@ class Records(Section, LaterFields):
             if twice:
                 raise ValueError(f"{words} must differ from each other, twice there: {', '.join(twice)}")
         absent = [feature.column_name for feature in self.features if feature.column_name not in self.header]
+        if self.wide is not None:
+            absent += [name for name in self.wide.columns if name not in set(self.header)]
+            both = sorted({feature.column_name for feature in self.features} & set(self.wide.columns))
+            if both:
+                raise ValueError(f"wide.columns and features must differ, in both there: {', '.join(both[:5])}")
         if self.header and absent:
             raise ValueError(f"features: no column {', '.join(absent)} in the header")
         if (self.format == "table") != (self.history is None):
@@ -197,6 +234,16 @@ class Records(Section, LaterFields):
         if self.history is not None:
             _check_dated(self.features, self.history)
         return self
+
+    @property
+    def all_features(self) -> list[Feature]:
+        """All columns of the table that are read, in the order of the network's input: the features, then `wide`."""
+        wide = self.wide
+        if wide is None:
+            return self.features
+        one = Feature(name="wide", unit=wide.unit, range=wide.range, most_outside=wide.most_outside)
+        # A column may have any name: what a feature's may be is not asked of it.
+        return [*self.features, *(one.model_copy(update={"name": name, "column": name}) for name in wide.columns)]
 
     def missing_of(self, feature: Feature) -> list[str]:
         """Return the values that mean that a feature has none."""

@@ -15,9 +15,12 @@ from components.assemble import quorum_of
 from components.checks import expected_entries, verify_answer, verify_update
 from components.dispatch import InitialModel
 from components.errors import RefusedError
-from components.evaluation.histograms import add_sums
-from components.evaluation.metrics import Estimate, estimate_metrics
+from components.evaluation.histograms import add_sums, check_sums
+from components.evaluation.intervals import Undefined
+from components.evaluation.metrics import Estimate, class_kind, estimate_metrics, undefined_metrics
 from components.evaluation.subgroups import group_names
+from components.evaluation.survival_metrics import survival_outcomes
+from components.evaluation.survival_sums import check_survival
 from components.exchange.store import FolderStore, Slot
 from components.rounds import Answer, Order, RoundPlan, ScoreSums, ServerState, Split, StateRef, Update
 from components.strategies import Strategy
@@ -257,7 +260,39 @@ def pool_sums(study: Study, sums: Mapping[str, ScoreSums]) -> Evaluation:
 def metrics_of(study: Study, sums: ScoreSums) -> dict[str, Estimate]:
     """Return the study's metrics of some sums."""
     task = study.task
-    return dict(estimate_metrics(sums, kind=task.kind, threshold=task.threshold, classes=task.classes).items())
+    if task.survival is not None:
+        outcomes = survival_outcomes(sums, task.survival)
+        return {name: found for name, found in outcomes.items() if isinstance(found, Estimate)}
+    kind = class_kind(task)
+    return dict(estimate_metrics(sums, kind=kind, threshold=task.threshold, classes=task.classes).items())
+
+
+def undefined_of(study: Study, sums: ScoreSums) -> dict[str, str]:
+    """Return the study's metrics that some sums give no value of, each with the reason."""
+    task = study.task
+    if task.survival is not None:
+        outcomes = survival_outcomes(sums, task.survival)
+        return {name: found.reason for name, found in outcomes.items() if isinstance(found, Undefined)}
+    kind = class_kind(task)
+    return dict(undefined_metrics(sums, kind=kind, threshold=task.threshold, classes=task.classes).items())
+
+
+def check_evaluation(study: Study, sums: ScoreSums, most_items: int | None) -> None:
+    """Refuse sums that no evaluation of the study's model could have given.
+
+    Raises:
+        RefusedError: As `check_sums` and `check_survival`.
+    """
+    task, groups = study.task, subgroups_of(study)
+    if task.survival is None:
+        kind, bins = class_kind(task), study.evaluate.bins
+        check_sums(sums, kind=kind, classes=task.classes, bins=bins, most_items=most_items, groups=groups)
+        return
+    if sums.groups.keys() - set(groups):
+        raise RefusedError("the evaluation has subgroups that the study does not ask for")
+    check_survival(sums, task.survival, most_items)
+    for group in sums.groups.values():
+        check_survival(group, task.survival, sums.count)
 
 
 def subgroups_of(study: Study) -> list[str]:

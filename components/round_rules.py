@@ -12,12 +12,14 @@ from components.section import Fraction, Positive, Section
 Watched = Literal[
     "auroc", "average_precision", "accuracy", "balanced_accuracy",
     "sensitivity", "specificity", "brier", "calibration_error", "loss",
+    "concordance", "concordance_ipcw", "integrated_brier",
 ]  # fmt: skip
-# The last two are best at 1 and 0, so that neither more nor less of them is better.
+# The last three are best at 1, 0 and 1, so that neither more nor less of them is better.
 Metric = Literal[
     "auroc", "average_precision", "accuracy", "balanced_accuracy",
     "sensitivity", "specificity", "brier", "calibration_error", "loss",
-    "calibration_slope", "calibration_intercept",
+    "concordance", "concordance_ipcw", "integrated_brier",
+    "calibration_slope", "calibration_intercept", "calibration_ratio",
 ]  # fmt: skip
 
 
@@ -42,7 +44,8 @@ class Convergence(Section):
     """When the global model counts as converged.
 
     Attributes:
-        metric: Pooled validation metric that is watched.
+        metric: Pooled validation metric that is watched; of a survival task ``concordance``, ``concordance_ipcw``,
+            ``brier``, ``integrated_brier`` or ``loss``.
         mode: ``max`` or ``min``: which direction is better.
         patience: Rounds without an improvement after which the training stops.
         min_delta: Smallest change that counts as an improvement.
@@ -55,7 +58,7 @@ class Convergence(Section):
 
     @model_validator(mode="after")
     def _check(self) -> Convergence:
-        lower_is_better = self.metric in ("brier", "calibration_error", "loss")
+        lower_is_better = self.metric in ("brier", "calibration_error", "loss", "integrated_brier")
         if lower_is_better != (self.mode == "min"):
             better = "min" if lower_is_better else "max"
             raise ValueError(f"metric {self.metric} goes with mode: {better}, given {self.mode}")

@@ -150,6 +150,62 @@ class ItemCounts(Record):
     quarantined: Annotated[int, Field(ge=0)]
 
 
+class PairSums(Record):
+    """Pairs of patients of one site of whom it is known who had the event first, as sums.
+
+    Attributes:
+        comparable: How many there are, or their weights added up.
+        concordant: Those of whom the one with the higher risk score had it first; equal scores count half.
+        squares: Over patients, the sum of the squares of the concordant pairs each is in.
+        products: The sum of the products of concordant and comparable pairs each is in.
+        weights: The sum of the squares of the comparable pairs each is in.
+    """
+
+    comparable: float
+    concordant: float
+    squares: float
+    products: float
+    weights: float
+
+
+class CalibrationSums(Record):
+    """Patients by their predicted chance of the event until one horizon, in groups of equal width.
+
+    Attributes:
+        counts: Patients of each group.
+        expected: Sum of their predicted chances.
+        observed: Events seen until the horizon, each weighted by the inverse chance of not being censored before.
+        squares: Sum of the squared differences of both.
+    """
+
+    counts: list[int]
+    expected: list[float]
+    observed: list[float]
+    squares: list[float]
+
+
+class SurvivalSums(Record):
+    """A site's evaluation of a survival model; see `components.evaluation.survival_sums`.
+
+    Attributes:
+        events: Patients whose event was seen.
+        pairs: Pairs for Harrell's concordance.
+        weighted_pairs: Pairs for Uno's.
+        followed: By edge of the grid, the patients of sites that follow enough of theirs until then.
+        brier: By edge, the sum of the weighted squared errors of those.
+        brier_squares: By edge, the sum of their squares.
+        calibration: One for each horizon, of the patients of sites that follow enough of theirs until then.
+    """
+
+    events: Annotated[int, Field(ge=0)]
+    pairs: PairSums
+    weighted_pairs: PairSums
+    followed: list[Annotated[int, Field(ge=0)]]
+    brier: list[float]
+    brier_squares: list[float]
+    calibration: list[CalibrationSums]
+
+
 class ScoreSums(Record, LaterFields):
     """A site's evaluation as sums that can be added over sites; see `components.evaluation.histograms`.
 
@@ -164,9 +220,10 @@ class ScoreSums(Record, LaterFields):
         loss: Sum of the loss over items.
         count: Number of items.
         groups: The sums of some of the items on their own, by the name of the subgroup; none where they are too few.
+        survival: Of a survival task, which has no histograms: what stands in their place.
     """
 
-    later = frozenset({"groups"})
+    later = frozenset({"groups", "survival"})
 
     bins: Annotated[int, Field(ge=2, le=100_000)]
     positives: list[list[int]]
@@ -177,6 +234,7 @@ class ScoreSums(Record, LaterFields):
     loss: float
     count: Annotated[int, Field(ge=0)]
     groups: dict[str, ScoreSums] = Field(default_factory=dict)
+    survival: SurvivalSums | None = None
 
 
 class UpdateManifest(Record):

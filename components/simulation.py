@@ -27,7 +27,7 @@ from components.federation import (
 )
 from components.rounds import RoundPlan, ServerState, StateRef
 from components.strategies import Strategy
-from components.study import Study
+from components.study import Study, watched
 
 
 @dataclass(frozen=True)
@@ -107,18 +107,18 @@ def simulate(
         ref = save_state(store, state)
         checks = {site: dispatcher.submit(evaluation_order(plan, site, ref.weights)) for site in sites}
         rounds.append(SimulatedRound(plan, ref, pool(study, {site: check.result() for site, check in checks.items()})))
-        progress = assess(watched(study, rounds), study.rounds.convergence)
+        progress = assess(watched_history(study, rounds), study.rounds.convergence)
         if progress.converged:
             break
-    best = assess(watched(study, rounds), study.rounds.convergence).best_round
+    best = assess(watched_history(study, rounds), study.rounds.convergence).best_round
     if not best:
         raise QuorumError("the convergence metric was not defined in any round; are there two classes at validation?")
     return Simulation(rounds, rounds[best - 1], state)
 
 
-def watched(study: Study, rounds: Sequence[SimulatedRound]) -> dict[int, float | None]:
+def watched_history(study: Study, rounds: Sequence[SimulatedRound]) -> dict[int, float | None]:
     """Return the history of the metric that the study watches."""
-    metric = study.rounds.convergence.metric if study.rounds.convergence else "auroc"
+    metric = watched(study)
     return {
         item.plan.round: item.evaluation.metrics[metric].value if metric in item.evaluation.metrics else None
         for item in rounds

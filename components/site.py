@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from components.checks import change_norm, verify_finite
 from components.data.site_data import SiteData, open_site_data
@@ -26,8 +26,10 @@ from components.rounds import Answer, Order, ScoreSums, UpdateManifest
 from components.seeds import derive_seed
 from components.study import Study
 from components.tracking.context import in_round
+from components.training.baseline import measure_baseline
 from components.training.boosting import boost_site
 from components.training.evaluate import BATCH_SIZE, evaluate_site
+from components.training.evaluate_survival import evaluate_survival
 from components.training.exchanged_entries import exchanged_entries, read_entries
 from components.training.local import SiteResult, TrainingOrder, load_entries, train_site
 from components.training.memory import TOO_SMALL, fit_in_memory, is_out_of_memory
@@ -204,10 +206,17 @@ class SiteRuntime:
         module = self._module() if parts == 1 else self._load(order)  # an attempt before this one changed them
         training, local = replace(self._training_order(order), parts=parts), self.setting.study.local
         records = self.setting.study.data.records
-        if records is not None and is_grown(self.setting.study):
-            return boost_site(module, data, smallest_cell=records.smallest_cell, seed=training.seed)
+        smallest_cell = records.smallest_cell if records is not None else 1
+        if is_grown(self.setting.study):
+            return boost_site(module, data, smallest_cell=smallest_cell, seed=training.seed)
         if local.method == "newton":
-            return newton_site(module, data, ridge=local.optimizer.weight_decay, seed=training.seed)
+            return newton_site(
+                module, data, ridge=local.optimizer.weight_decay, seed=training.seed, smallest_cell=smallest_cell
+            )
+        if self.setting.study.task.survival is not None:
+            measure_baseline(module, data, smallest_cell)
+            if self.setting.study.task.survival.needs_whole_site:
+                training = replace(training, batch_size=max(1, data.size("train")))
         return train_site(module, data, training, tell=self._telling(order))
 
     def _telling(self, order: Order) -> Tell | None:
@@ -266,16 +275,15 @@ class SiteRuntime:
         study = self.setting.study
         started = time.perf_counter()
         module = self._load(order)
-        score = partial(
-            evaluate_site,
-            module,
-            data,
-            order.split,
-            bins=study.evaluate.bins,
-            threshold=study.task.threshold,
-            device=study.local.device,
-            masks=_masks_of(study),
-        )
+        common: dict[str, Any] = {
+            "bins": study.evaluate.bins,
+            "device": study.local.device,
+            "masks": _masks_of(study),
+        }
+        score = partial(evaluate_site, module, data, order.split, threshold=study.task.threshold, **common)
+        if study.task.survival is not None and study.data.records is not None:
+            about: dict[str, Any] = {"task": study.task.survival, "smallest_cell": study.data.records.smallest_cell}
+            score = partial(evaluate_survival, module, data, order.split, **about, **common)
         sums, parts = fit_in_memory(lambda parts: score(batch_size=BATCH_SIZE // parts), most_parts=BATCH_SIZE)
         sums = _fit_to_be_told(study, sums)
         return Answer(

@@ -22,6 +22,7 @@ from pydantic import (
 from components.features import Feature as Feature
 from components.features import Records as Records
 from components.features import Subgroup as Subgroup
+from components.features import Wide as Wide
 from components.history import History as History
 from components.history import Index as Index
 from components.history import Outcome as Outcome
@@ -32,10 +33,15 @@ from components.round_rules import Rounds as Rounds
 from components.round_rules import Selection as Selection
 from components.rounds import Name
 from components.section import Fraction, Positive, Section, Whole
+from components.survival import CENSORED, EVENT
+from components.survival import Grid as Grid
+from components.survival import Survival as Survival
 
-Column = Literal["file", "label", "patient", "split"]
-NetworkName = Literal["CNN", "DenseNet", "ResNet", "EfficientNet", "ViT", "LogisticRegression", "MLP", "BoostedTrees"]
-TABULAR: frozenset[NetworkName] = frozenset({"LogisticRegression", "MLP", "BoostedTrees"})
+Column = Literal["file", "label", "patient", "split", "time", "event"]
+NetworkName = Literal[
+    "CNN", "DenseNet", "ResNet", "EfficientNet", "ViT", "LogisticRegression", "MLP", "Linear", "BoostedTrees"
+]
+TABULAR: frozenset[NetworkName] = frozenset({"LogisticRegression", "MLP", "Linear", "BoostedTrees"})
 StrategyName = Literal["FedAvg", "FedProx", "FedBN", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "HistogramBoosting"]
 
 
@@ -57,27 +63,52 @@ Precision = Annotated[
 ]
 
 
-class Task(Section):
+def _without_classes(schema: dict[str, Any]) -> None:
+    """Let a survival task have no classes, in the JSON Schema that editors check with."""
+    schema["required"] = [name for name in schema.get("required", []) if name != "classes"]
+    schema["if"] = {"properties": {"kind": {"const": "survival"}}, "required": ["kind"]}
+    schema["else"] = {"required": ["classes"]}
+
+
+class Task(Section, LaterFields):
     """What is to be predicted.
 
     Attributes:
-        kind: ``binary`` (one score for the second class), ``multiclass`` (one class of several) or
-            ``multilabel`` (any number of classes).
+        kind: ``binary`` (one score for the second class), ``multiclass`` (one class of several),
+            ``multilabel`` (any number of classes), or ``survival`` (the time until an event, of tables).
         classes: Names of the classes, in the order of the labels 0, 1, ...; a binary task has two,
-            the second is the positive one.
+            the second is the positive one. Left out for ``survival``, whose two are ``censored`` and ``event``.
         threshold: Score from which an item counts as positive, for sensitivity and specificity.
         imbalance: How unequal classes are handled: ``none``; ``weighted_loss`` (inverse frequency of
             the site's own training items); ``balanced_sampling`` (each class drawn equally often);
             ``focal`` (focal loss, gamma 2).
+        survival: For ``survival``: its unit, its grid of time and its likelihood.
     """
 
-    kind: Literal["binary", "multiclass", "multilabel"] = "binary"
+    model_config = ConfigDict(json_schema_extra=_without_classes)
+
+    later = frozenset({"survival"})
+
+    kind: Literal["binary", "multiclass", "multilabel", "survival"] = "binary"
     classes: Annotated[list[str], Field(min_length=2)]
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     imbalance: Literal["none", "weighted_loss", "balanced_sampling", "focal"] = "none"
+    survival: Survival | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_outcomes(cls, given: Any) -> Any:
+        """Give a survival task its two outcomes."""
+        if isinstance(given, dict) and given.get("kind") == "survival":
+            return {"classes": [CENSORED, EVENT], **given}
+        return given
 
     @model_validator(mode="after")
     def _check(self) -> Task:
+        if (self.kind == "survival") != (self.survival is not None):
+            raise ValueError("survival (unit, horizons, grid) goes with kind: survival, and only with it")
+        if self.kind == "survival" and self.classes != [CENSORED, EVENT]:
+            raise ValueError(f"classes must be left out with kind: survival, given {self.classes}")
         if len(set(self.classes)) != len(self.classes):
             raise ValueError(f"classes must differ from each other, given {self.classes}")
         if self.kind == "binary" and len(self.classes) != 2:
@@ -124,8 +155,8 @@ class Data(Section, LaterFields):
         table: For ``table`` and ``folder``: file name of the CSV inside a site's folder. For ``records``: that of the
             CSV or Parquet file, where a site's path is no file itself.
         columns: Names of the CSV's columns that hold the file, the label, the patient and (if not
-            empty) a split. In a datalist, ``patient`` and ``split`` name keys of its items. An empty
-            ``patient`` says that every item is a patient of its own.
+            empty) a split; for a survival task ``time`` and ``event``, not the label. In a datalist, ``patient``
+            and ``split`` name keys of its items. An empty ``patient`` says that every item is a patient of its own.
         records: For ``records``: its columns.
         spatial_size: Height, width (and depth) in pixels that every image is resampled to; left out for ``records``.
         channels: 1 for grey images, 3 for colour.
@@ -259,9 +290,10 @@ class LocalTraining(Section, LaterFields):
     """What a site does in one round.
 
     Attributes:
-        method: ``gradient`` (the optimiser, on batches), or ``newton``: for LogisticRegression and FedAvg, one exact
-            Newton step a round, from the second on; what all rows in one place would give. Of the optimiser, only
-            `weight_decay` counts then, as a ridge.
+        method: ``gradient`` (the optimiser, on batches), or ``newton``: for FedAvg with LogisticRegression, or with
+            Linear and ``task.survival.loss: cox``, one exact Newton step a round, from the second on; what all rows in
+            one place would give (of Cox's regression, stratified by site). Of the optimiser, only `weight_decay`
+            counts then, as a ridge.
         epochs: Passes over the site's training items (this or `steps`).
         steps: Optimiser steps (this or `epochs`).
         batch_size: Items per step; the last batch of an epoch may be smaller, or one larger.
@@ -341,7 +373,14 @@ class Study(Whole):
         return self
 
 
+def watched(study: Study) -> Metric:
+    """Return the pooled validation metric that rounds are compared by."""
+    if study.rounds.convergence is not None:
+        return study.rounds.convergence.metric
+    return "concordance" if study.task.kind == "survival" else "auroc"
+
+
 def item_shape(study: Study) -> tuple[int, ...]:
     """Return the shape of one item as the network takes it: channels and size of an image, or a table's columns."""
     data = study.data
-    return (data.channels, *data.spatial_size) if data.records is None else (len(data.records.features),)
+    return (data.channels, *data.spatial_size) if data.records is None else (len(data.records.all_features),)

@@ -137,6 +137,8 @@ def _include_features(document: Document, label: Path) -> None:
     """Put the features that a file beside the study lists into the study, so that its digest covers them."""
     data = document.value.get("data")
     records = data.get("records") if isinstance(data, dict) else None
+    if isinstance(records, dict):
+        _include_columns(records, label, document)
     name = records.get("features") if isinstance(records, dict) else None
     if not isinstance(records, dict) or not isinstance(name, str):
         return
@@ -148,6 +150,21 @@ def _include_features(document: Document, label: Path) -> None:
     if not isinstance(content.get("features"), list):
         raise StudyError(f"{label}:{line}: {name} must hold 'features', a list of them", "data.records.features")
     records["features"] = content["features"]
+
+
+def _include_columns(records: dict[str, Any], label: Path, document: Document) -> None:
+    """Put the names of a wide table's columns that a text file beside the study lists into the study."""
+    wide = records.get("wide")
+    name = wide.get("columns") if isinstance(wide, dict) else None
+    if not isinstance(wide, dict) or not isinstance(name, str):
+        return
+    line, field = document.lines.get(("data", "records", "wide", "columns"), 0), "data.records.wide.columns"
+    try:
+        lines = (label.parent / name).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = f"{type(error).__name__}"
+        raise StudyError(f"{label}:{line}: {field}: {name} beside the study cannot be read ({reason})", field) from None
+    wide["columns"] = [text.strip() for text in lines if text.strip()]
 
 
 def _override(document: Document, overrides: Mapping[str, Any], label: Path) -> dict[FieldPath, str]:

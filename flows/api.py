@@ -18,7 +18,7 @@ from typing import Any
 from rich.console import Console
 
 from components.assemble import assemble
-from components.study import Study
+from components.study import Study, watched
 from components.study_file import load_study, study_schema
 from flows.build import check_network
 from flows.early import EarlyStart
@@ -78,9 +78,7 @@ def simulate(
     options = RunOptions(Path(home) if home is not None else None, dispatcher, fresh, early)
     if console is None:
         return run_training(loaded, study_folder=folder, options=options)
-    convergence = loaded.rounds.convergence
-    metric = convergence.metric if convergence else "auroc"
-    with LiveWatcher(console, title=loaded.study, rounds=loaded.rounds.max, metric=metric) as watcher:
+    with LiveWatcher(console, title=loaded.study, rounds=loaded.rounds.max, metric=watched(loaded)) as watcher:
         return run_training(loaded, study_folder=folder, options=options, watcher=watcher)
 
 

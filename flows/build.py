@@ -13,14 +13,15 @@ from components.errors import StudyError
 from components.files import storage_errors, write_whole
 from components.grown import is_grown
 from components.seeds import derive_seed
-from components.study import Study, item_shape
+from components.study import Study, Survival, item_shape
 from flows.database_templates import cache_folder
 
 if TYPE_CHECKING:
     from components.table_sums import Fitted
     from models.base import Objective, OptimizerSettings
     from models.classification import Classifier
-    from models.tabular import RiskModel
+    from models.survival import SurvivalModel
+    from models.tabular import RiskModel, TableArchitecture, TableInput
     from models.trees import TreesModel
 
 # Fields of a study's data that the exported program depends on.
@@ -31,7 +32,7 @@ MODELS = Path(__file__).resolve().parent.parent / "models"
 # checks a study, or that waits for its sites, does not need.
 
 
-def build_module(study: Study, fitted: Fitted | None = None) -> Classifier:
+def build_module(study: Study, fitted: Fitted | None = None) -> Classifier | SurvivalModel:
     """Build the study's network with the study's own initial weights.
 
     Args:
@@ -41,13 +42,16 @@ def build_module(study: Study, fitted: Fitted | None = None) -> Classifier:
     Raises:
         StudyError: If the network refuses its arguments.
     """
+    from components.evaluation.metrics import class_kind
     from models.base import Architecture, Objective, OptimizerSettings
     from models.classification import ImageClassifier
 
     chosen = study.local.optimizer
     optimizer = OptimizerSettings(chosen.name, chosen.learning_rate, chosen.momentum, chosen.weight_decay)
-    objective = Objective(study.task.kind, len(study.task.classes), study.task.imbalance)
     try:
+        if study.task.survival is not None:
+            return _build_survival_model(study, study.task.survival, optimizer, fitted)
+        objective = Objective(class_kind(study.task), len(study.task.classes), study.task.imbalance)
         if is_grown(study):
             return _build_trees(study, objective, fitted)
         if study.data.records is not None:
@@ -66,17 +70,47 @@ def _build_risk_model(
     study: Study, objective: Objective, optimizer: OptimizerSettings, fitted: Fitted | None
 ) -> RiskModel:
     """Build the network of a table, with what was fitted to its columns."""
-    from models.tabular import RiskModel, TableArchitecture
+    from models.tabular import RiskModel
+
+    seed = derive_seed(study.seed, "initial weights")
+    module = RiskModel(_table_architecture(study), objective=objective, optimizer=optimizer, seed=seed)
+    _take_over(module.inputs, fitted)
+    return module
+
+
+def _build_survival_model(
+    study: Study, task: Survival, optimizer: OptimizerSettings, fitted: Fitted | None
+) -> SurvivalModel:
+    """Build the network of a survival task, with what was fitted to its table's columns."""
+    from models.survival import SurvivalModel, SurvivalObjective
+
+    objective = SurvivalObjective(task.grid.edges, task.places, task.loss, task.ties)
+    seed = derive_seed(study.seed, "initial weights")
+    module = SurvivalModel(_table_architecture(study), objective=objective, optimizer=optimizer, seed=seed)
+    _take_over(module.inputs, fitted)
+    return module
+
+
+def _table_architecture(study: Study) -> TableArchitecture:
+    """Return the network of a table, and its columns."""
+    from models.tabular import TableArchitecture
 
     features = study.data.records.features if study.data.records else []
     columns = [feature.values for feature in features], [feature.indicator for feature in features]
     newton = study.local.method == "newton"
-    architecture = TableArchitecture(study.network.name, *columns, study.network.arguments, curvature=newton)
-    seed = derive_seed(study.seed, "initial weights")
-    module = RiskModel(architecture, objective=objective, optimizer=optimizer, seed=seed)
-    if fitted is not None:
-        module.inputs.set_fitted(fitted.fill, fitted.mean, fitted.scale)
-    return module
+    wide = study.data.records.wide if study.data.records else None
+    further, keep = (len(wide.columns), wide.keep) if wide is not None else (0, 0)
+    arguments = study.network.arguments
+    return TableArchitecture(study.network.name, *columns, arguments, curvature=newton, wide=further, keep=keep)
+
+
+def _take_over(inputs: TableInput, fitted: Fitted | None) -> None:
+    """Put what was fitted to a table's columns into a network."""
+    if fitted is None:
+        return
+    inputs.set_fitted(fitted.fill, fitted.mean, fitted.scale)
+    if fitted.wide is not None:
+        inputs.set_chosen(fitted.wide.chosen, fitted.wide.mean, fitted.wide.scale)
 
 
 def _build_trees(study: Study, objective: Objective, fitted: Fitted | None) -> TreesModel:
@@ -127,6 +161,7 @@ def export_file(study: Study) -> Path:
     what = {
         "network": study.network.model_dump(mode="json"),
         "task": [study.task.kind, len(study.task.classes)],
+        "survival": study.task.survival.model_dump(mode="json") if study.task.survival else None,
         "method": study.local.method,
         "data": study.data.model_dump(mode="json", include=DECIDE_THE_PROGRAM),
         "code": [str(torch.__version__), version("monai"), *(path.read_text() for path in sorted(MODELS.glob("*.py")))],
@@ -143,16 +178,21 @@ def export_network(study: Study, file: Path) -> None:
     """
     import torch
 
-    from models.serving import ServedClassifier, ServedRisk, export_program
+    from models.serving import ServedClassifier, ServedRisk, ServedSurvival, export_program
+    from models.survival import SurvivalModel
     from models.tabular import RiskModel
     from models.trees import TreesModel
 
-    module, kind, data = build_module(study), study.task.kind, study.data
+    module, data = build_module(study), study.data
     served: torch.nn.Module
-    if isinstance(module, RiskModel | TreesModel):
-        served = ServedRisk(module.inputs, module.network, kind=kind)
+    if isinstance(module, SurvivalModel):
+        served = ServedSurvival(module.inputs, module.network, module.baseline)
+    elif isinstance(module, RiskModel | TreesModel):
+        served = ServedRisk(module.inputs, module.network, kind=module.objective.kind)
     else:
-        served = ServedClassifier(module.network, kind=kind, intensity=data.intensity, window=data.window)
+        served = ServedClassifier(
+            module.network, kind=module.objective.kind, intensity=data.intensity, window=data.window
+        )
     program = export_program(served, item_shape(study))
     content = io.BytesIO()
     torch.export.save(program, content)

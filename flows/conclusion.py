@@ -13,8 +13,10 @@ from components.evaluation.figures import (
     roc_figure,
 )
 from components.evaluation.risk_figures import decision_figure, estimates_figure, importance_figure
+from components.evaluation.survival_risk_figures import brier_figure, horizon_figure
 from components.federation import Evaluation, load_state, pool_sums
 from components.grown import is_grown
+from components.study import Study
 from components.sums_file import read_sums
 from components.tracking.aliases import move_champion
 from components.tracking.registry import RegisteredVersion, Registry
@@ -83,8 +85,7 @@ def training_figures(session: Session, results: Results, tested: Evaluation) -> 
     figures = {
         "figures/convergence.png": convergence_figure(session.metric, pooled, sites, best_round=best),
         "figures/participation.png": participation_figure(participation(session)),
-        "figures/test_roc.png": roc_figure(tested.by_site, tested.pooled),
-        "figures/test_calibration.png": calibration_figure(tested.by_site, tested.pooled),
+        **_test_figures(session.study, tested),
         **_risk_figures(session, tested),
     }
     if ledger.compared is not None:
@@ -97,6 +98,25 @@ def training_figures(session: Session, results: Results, tested: Evaluation) -> 
     return figures
 
 
+def _test_figures(study: Study, tested: Evaluation) -> dict[str, bytes]:
+    """Draw how the best round did on the test items."""
+    task = study.task.survival
+    if task is None:
+        return {
+            "figures/test_roc.png": roc_figure(tested.by_site, tested.pooled),
+            "figures/test_calibration.png": calibration_figure(tested.by_site, tested.pooled),
+        }
+    found = {
+        "figures/test_calibration.png": horizon_figure(tested.by_site, tested.pooled, task),
+        "figures/test_brier.png": brier_figure(tested.by_site, tested.pooled, task),
+    }
+    sites = {site: metrics["concordance"] for site, metrics in tested.site_metrics.items() if "concordance" in metrics}
+    if sites:
+        whole = tested.metrics.get("concordance")
+        found["figures/test_concordance.png"] = estimates_figure("Each site", "Concordance", sites, whole)
+    return found
+
+
 def _risk_figures(session: Session, tested: Evaluation) -> dict[str, bytes]:
     """Draw what belongs to a risk model, and how models did at sites that they were trained without."""
     figures, study = {}, session.study
@@ -107,14 +127,15 @@ def _risk_figures(session: Session, tested: Evaluation) -> dict[str, bytes]:
         names = [feature.name for feature in study.data.records.features]
         shares = gain_shares(names, load_state(session.store, best).weights)
         figures |= {"figures/importance.png": importance_figure(shares)} if shares else {}
-    groups = {name: found["auroc"] for name, found in subgroup_results(study, tested).items() if "auroc" in found}
+    metric, words = ("auroc", "AUROC") if study.task.survival is None else ("concordance", "Concordance")
+    groups = {name: found[metric] for name, found in subgroup_results(study, tested).items() if metric in found}
     if groups:
-        figures["figures/subgroups.png"] = estimates_figure("Subgroups", "AUROC", groups, tested.metrics.get("auroc"))
+        figures["figures/subgroups.png"] = estimates_figure("Subgroups", words, groups, tested.metrics.get(metric))
     external = external_results(study, session.ledger, session.folder)
-    left_out = {site: found["auroc"] for site, found in external.items() if "auroc" in found and site != ALL_SITES}
+    left_out = {site: found[metric] for site, found in external.items() if metric in found and site != ALL_SITES}
     if left_out:
-        title, whole = "At hospitals the model never saw", external[ALL_SITES].get("auroc")
-        figures["figures/external.png"] = estimates_figure(title, "AUROC", left_out, whole)
+        title, whole = "At hospitals the model never saw", external[ALL_SITES].get(metric)
+        figures["figures/external.png"] = estimates_figure(title, words, left_out, whole)
     return figures
 
 

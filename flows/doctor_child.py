@@ -162,7 +162,10 @@ def _made_up(study: Study) -> SiteData:
     classes, half = len(study.task.classes), max(study.local.batch_size, len(study.task.classes))
     images = torch.rand(2 * half, *item_shape(study))
     labels = torch.arange(2 * half) % classes
-    if study.task.kind == "multilabel":
+    if study.task.survival is not None:
+        times = torch.rand(2 * half) * study.task.survival.grid.end
+        labels = torch.stack([times, (torch.arange(2 * half) % 2).float()], dim=1)
+    elif study.task.kind == "multilabel":
         labels = torch.nn.functional.one_hot(labels, classes).float()
     splits: list[Split] = [*["train"] * half, *["validation"] * half]  # type: ignore[list-item]
     counts = ItemCounts(expected=2 * half, usable=2 * half, quarantined=0)

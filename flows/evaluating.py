@@ -15,14 +15,13 @@ from dataclasses import dataclass
 
 from components.checks import verify_answer
 from components.errors import QuorumError, SiteError, WardRoundError
-from components.evaluation.histograms import check_sums
 from components.federation import (
     Evaluation,
     base_evaluation_order,
+    check_evaluation,
     evaluation_order,
     pool,
     pool_sums,
-    subgroups_of,
 )
 from components.rounds import Answer, Order, RoundPlan, ScoreSums, Split
 from flows.collecting import LOOK_EVERY_S, look_at
@@ -197,12 +196,9 @@ async def _hear(session: Session, number: int, question: Question) -> Answer:
         await session.wait_any(answer, timeout_s=min(left_s, LOOK_EVERY_S))
     found = answer.result()
     verify_answer(found, order)
-    asked, bins = session.study.task, session.study.evaluate.bins
     if found.sums is not None:
         items = session.ledger.preparations[site].items
-        most = items.usable if items else None
-        groups = subgroups_of(session.study)
-        check_sums(found.sums, kind=asked.kind, classes=asked.classes, bins=bins, most_items=most, groups=groups)
+        check_evaluation(session.study, found.sums, items.usable if items else None)
     return found
 
 

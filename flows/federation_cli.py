@@ -107,6 +107,7 @@ def train(
 
     Ctrl-C stops cleanly; the same command resumes. What needs all data in one place (evaluate.compare) is left out.
     """
+    from components.study import watched
     from flows import api
     from flows.demonstration import print_outcome
     from flows.federate import run_federated
@@ -115,8 +116,7 @@ def train(
     overrides: dict[str, Any] = {"rounds.max": rounds, "evaluate.compare": []}
     loaded = api.load(study, {name: value for name, value in overrides.items() if value is not None})
     recorded, console = homes.open_home(home), Console(highlight=False)
-    metric = loaded.rounds.convergence.metric if loaded.rounds.convergence else "auroc"
-    with LiveWatcher(console, title=loaded.study, rounds=loaded.rounds.max, metric=metric) as watcher:
+    with LiveWatcher(console, title=loaded.study, rounds=loaded.rounds.max, metric=watched(loaded)) as watcher:
         outcome = run_federated(
             loaded, folder=folder or recorded / "federation", home=recorded, fresh=fresh, watcher=watcher
         )

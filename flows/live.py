@@ -106,7 +106,8 @@ def _live(path: Path, ledger: TrainingLedger, entries: Sequence[Entry]) -> LiveT
     item = ledger.rounds.get(number)
     decided = [one for one in ledger.rounds.values() if one.evaluation is not None]
     study = ledger.started["study"]
-    rule = study["rounds"].get("convergence")
+    rule, survival = study["rounds"].get("convergence"), study["task"]["kind"] == "survival"
+    metric = rule["metric"] if rule else "concordance" if survival else "auroc"
     return LiveTraining(
         study=path.parent.name,
         training=ledger.training,
@@ -116,7 +117,7 @@ def _live(path: Path, ledger: TrainingLedger, entries: Sequence[Entry]) -> LiveT
         answered=item.took_part if item else [],
         missing=_missing(ledger, item),
         waiting=_waiting(ledger.training, entries),
-        metric=decided[-1].metrics.get(rule["metric"] if rule else "auroc") if decided else None,
+        metric=decided[-1].metrics.get(metric) if decided else None,
     )
 
 

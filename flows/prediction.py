@@ -32,9 +32,11 @@ class FileScore:
 
     Attributes:
         file: The file; of a table with the number of the row, counted from 1, after a colon.
-        scores: Probability by class; in a binary task of the positive class alone.
+        scores: Probability by class; in a binary task of the positive class alone; of survival the risk score and the
+            chance of no event until each horizon.
         decision: Name of the class: by the study's threshold (binary), or the most probable one; for
-            several labels, those from the threshold on, joined by ``+`` (or ``none``).
+            several labels, those from the threshold on, joined by ``+`` (or ``none``); of survival, whether the event
+            is expected until the last horizon, by the threshold.
     """
 
     file: Path
@@ -90,6 +92,7 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
 
     from components.training.exchanged_entries import load_entries
     from flows.build import build_module
+    from models.survival import SurvivalModel
 
     version = _load(model, home)
     study = version.study
@@ -97,7 +100,9 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
     load_entries(module, {**version.weights, **(_personal(version, home, site) if site else {})})
     names, items = _read_items(study, files)
     with torch.inference_mode():
-        probabilities = module.probabilities(module(items)).tolist()
+        scores = module(items)
+        said = module.predictions if isinstance(module, SurvivalModel) else module.probabilities
+        probabilities = said(scores).tolist()
     outputs = [str(name) for name in version.preprocessing["outputs"]]
     scored = [
         FileScore(file, dict(zip(outputs, row, strict=True)), decide(row, study.task))
@@ -182,6 +187,10 @@ def decide(scores: Sequence[float], task: Task) -> str:
     >>> decide([0.6, 0.1, 0.8], Task(kind="multilabel", classes=["a", "b", "c"]))
     'a+c'
     """
+    if task.survival is not None:
+        survival, place = task.survival, len(task.survival.horizons)
+        until = f"{survival.horizons[-1]:g} {survival.unit}"
+        return f"event by {until}" if 1 - scores[place] >= task.threshold else f"no event by {until}"
     if task.kind == "binary":
         return task.classes[int(scores[0] >= task.threshold)]
     if task.kind == "multiclass":

@@ -11,10 +11,10 @@ from components.assemble import field_of_quorum, quorum_of, select_roster
 from components.dispatch import Preparation
 from components.errors import DataError, SeenRoundError
 from components.evaluation.histograms import sums_from_scores
-from components.evaluation.metrics import undefined_metrics
+from components.evaluation.metrics import class_kind, undefined_metrics
 from components.grown import is_grown
 from components.ledger import RoundLedger
-from components.study import Study
+from components.study import Study, watched
 from components.table_sums import Fitted, TableSums, check_table_sums, fit, fit_bins
 from flows.build import number_of_bins
 
@@ -74,20 +74,34 @@ def require_metric(study: Study, preparations: Mapping[str, Preparation]) -> Non
     Raises:
         DataError: Saying what is missing.
     """
-    metric = study.rounds.convergence.metric if study.rounds.convergence else "auroc"
+    metric = watched(study)
     counts = [found.class_counts.get("validation", []) for found in preparations.values() if found.ready]
     totals = [sum(column) for column in zip(*counts, strict=True)]
     task = study.task
-    columns = 1 if task.kind == "binary" else len(task.classes)
-    labels = _labels(totals, multilabel=task.kind == "multilabel")
+    if task.survival is not None:
+        _require_events(metric, totals)
+        return
+    kind = class_kind(task)
+    columns = 1 if kind == "binary" else len(task.classes)
+    labels = _labels(totals, multilabel=kind == "multilabel")
     scores = np.full((len(labels), columns), 1 / len(task.classes))
-    sums = sums_from_scores(scores, labels, kind=task.kind, classes=task.classes, bins=2, threshold=task.threshold)
-    reason = undefined_metrics(sums, kind=task.kind, threshold=task.threshold, classes=task.classes).get(metric)
+    sums = sums_from_scores(scores, labels, kind=kind, classes=task.classes, bins=2, threshold=task.threshold)
+    reason = undefined_metrics(sums, kind=kind, threshold=task.threshold, classes=task.classes).get(metric)
     if reason is not None:
         items = ", ".join(f"{count} of {name}" for name, count in zip(task.classes, totals, strict=True))
         raise DataError(
             f"{metric} cannot be watched: {reason}. The validation items of all sites are {items}: correct "
             "task.classes or the labels, give the sites more items, or watch another rounds.convergence.metric"
+        )
+
+
+def _require_events(metric: str, totals: list[int]) -> None:
+    """Refuse to watch a survival model on validation items without an event."""
+    events = totals[1] if totals else 0
+    if not events:
+        raise DataError(
+            f"{metric} cannot be watched: none of the {sum(totals)} validation items of all sites has an event; "
+            "check the columns of time and event, or make data.splits.validation larger"
         )
 
 

@@ -238,7 +238,7 @@ class Recorder:
                 Path(folder) / "package",
                 state,
                 lineage=lineage(session, number),
-                extra_files=version_figures(evaluation) | tree_files(session.study, state.weights),
+                extra_files=version_figures(session.study, evaluation) | tree_files(session.study, state.weights),
             )
             require_weights(package, item.require_state().weights)
             release = Release(
@@ -323,8 +323,13 @@ def evaluation_data(session: Session) -> str:
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def version_figures(evaluation: Evaluation) -> dict[str, bytes]:
-    """Draw what belongs to a version: ROC curve and calibration on the validation items."""
+def version_figures(study: Study, evaluation: Evaluation) -> dict[str, bytes]:
+    """Draw what belongs to a version: ROC curve and calibration on the validation items, or a survival model's."""
+    task = study.task.survival
+    if task is not None:
+        from components.evaluation.survival_risk_figures import horizon_figure  # of few studies
+
+        return {"figures/calibration.png": horizon_figure(evaluation.by_site, evaluation.pooled, task)}
     return {
         "figures/roc.png": roc_figure(evaluation.by_site, evaluation.pooled),
         "figures/calibration.png": calibration_figure(evaluation.by_site, evaluation.pooled),

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from components.evaluation.metrics import Estimate, undefined_metrics
+from components.evaluation.metrics import Estimate
 from components.evaluation.report import training_report
 from components.evaluation.summary import ReportFigure, RoundSummary, SiteSummary, TrainingSummary
-from components.federation import Evaluation
+from components.federation import Evaluation, undefined_of
 from components.files import storage_errors
 from components.rounds import ItemCounts, ScoreSums
 from components.study_file import dump_study
@@ -22,10 +22,12 @@ FIGURES = {
     "figures/participation.png": ("Participation", "Who took part in which round."),
     "figures/test_roc.png": ("ROC on the test items", "Each site's curve and the curve of all items together."),
     "figures/test_calibration.png": ("Calibration on the test items", "What a score means: its share of positives."),
+    "figures/test_concordance.png": ("Concordance on the test items", "Pairs within each site, and all of them."),
+    "figures/test_brier.png": ("Error over time", "The Brier score of the predicted survival, on the test items."),
     "figures/decision.png": ("Decision curve", "What acting on a score is worth, by the score from which one acts."),
-    "figures/subgroups.png": ("Subgroups", "AUROC of each kind of patients, on the test items."),
+    "figures/subgroups.png": ("Subgroups", "Each kind of patients, on the test items."),
     "figures/importance.png": ("What the trees use", "Each feature's part of the gain of all splits."),
-    "figures/external.png": ("Left out", "AUROC at each hospital of the model trained at the others."),
+    "figures/external.png": ("Left out", "Each hospital by the model trained at the others."),
     "figures/comparison.png": ("Compared", "Local-only, federated and pooled model on each site's test items."),
 }
 
@@ -133,8 +135,7 @@ def _counts(session: Session, sites: list[str]) -> dict[str, ItemCounts]:
 
 
 def _undefined(session: Session, sums: ScoreSums) -> Mapping[str, str]:
-    task = session.study.task
-    return dict(undefined_metrics(sums, kind=task.kind, threshold=task.threshold, classes=task.classes).items())
+    return undefined_of(session.study, sums)
 
 
 def _with_arguments(name: str, arguments: Mapping[str, object]) -> str:

@@ -20,7 +20,7 @@ from components.external import pooled_external
 from components.federation import Evaluation, metrics_of, subgroups_of
 from components.ledger import TrainingLedger
 from components.rounds import ScoreSums
-from components.study import Study
+from components.study import Study, watched
 from components.sums_file import read_sums
 
 ALL_SITES = "all sites"
@@ -29,6 +29,7 @@ Results = dict[str, dict[str, dict[str, Estimate]]]
 External = Mapping[str, Mapping[str, Estimate]]
 NOTHING: External = MappingProxyType({})
 EXTERNAL_METRICS = {"auroc": "AUROC", "brier": "Brier", "calibration_slope": "slope"}  # what fits beside each other
+SURVIVAL_METRICS = {"concordance": "concordance", "integrated_brier": "Brier", "calibration_ratio": "seen/expected"}
 
 
 def test_results(study: Study, ledger: TrainingLedger, folder: Path) -> Results:
@@ -80,11 +81,13 @@ def swapped(results: Results) -> list[str]:
 
     A site whose labels are swapped looks like that; nothing it sends before tells.
     """
-    everywhere = results.get(ALL_SITES, {}).get("global", {}).get("auroc")
-    found = {site: row.get("global", {}).get("auroc") for site, row in results.items() if site != ALL_SITES}
+    ranked = results.get(ALL_SITES, {}).get("global", {})
+    metric, words = ("concordance", "concordance") if "concordance" in ranked else ("auroc", "AUROC")
+    everywhere = ranked.get(metric)
+    found = {site: row.get("global", {}).get(metric) for site, row in results.items() if site != ALL_SITES}
     return [
-        f"{site}: AUROC {estimate_text(item)}, below one half although it is {estimate_text(everywhere)} on all items "
-        "together: are its labels swapped?"
+        f"{site}: {words} {estimate_text(item)}, below one half although it is {estimate_text(everywhere)} on all "
+        "items together: are its labels swapped?"
         for site, item in found.items()
         if item is not None and everywhere is not None and item.high < 0.5 < everywhere.low
     ]
@@ -102,6 +105,12 @@ def metrics_csv(first: str, found: External) -> str:
     return text.getvalue()
 
 
+def external_metrics(found: External) -> dict[str, str]:
+    """Return the metrics that such a table shows, with their headings."""
+    survival = any("concordance" in row for row in found.values())
+    return SURVIVAL_METRICS if survival else EXTERNAL_METRICS
+
+
 def external_table(found: External) -> Table:
     """Return what `external_results` found as a table for a terminal."""
     table = Table(
@@ -109,12 +118,13 @@ def external_table(found: External) -> Table:
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
     )  # fmt: skip
     table.add_column("left out", overflow="fold")
-    for heading in EXTERNAL_METRICS.values():
+    metrics = external_metrics(found)
+    for heading in metrics.values():
         table.add_column(heading, no_wrap=True)
-    for site, metrics in found.items():
+    for site, row in found.items():
         if site == ALL_SITES:
             table.add_section()
-        cells = [_words(metrics.get(metric)) for metric in EXTERNAL_METRICS]
+        cells = [_words(row.get(metric)) for metric in metrics]
         table.add_row(escape(site), *cells)
     return table
 
@@ -145,7 +155,7 @@ def print_results(console: Console, study: Study, results: Results, external: Ex
     """Print the results of the study's own metric; nothing, if the training was not tested."""
     if ALL_SITES not in results:
         return
-    metric = study.rounds.convergence.metric if study.rounds.convergence else "auroc"
+    metric = watched(study)
     console.print(results_table(results, metric))
     for text in swapped(results):
         console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)

@@ -29,7 +29,7 @@ from components.federation import (
 from components.journal import Journal
 from components.ledger import SILENT, TrainingLedger, resumable
 from components.rounds import Answer, Order, RoundPlan, ServerState
-from components.study import Study
+from components.study import Study, watched
 from components.sums_file import read_sums, write_sums
 from flows.cancellation import cancellation
 from flows.progress import Watcher
@@ -137,7 +137,7 @@ class Session:
     @property
     def metric(self) -> str:
         """The pooled validation metric that is watched."""
-        return self.study.rounds.convergence.metric if self.study.rounds.convergence else "auroc"
+        return watched(self.study)
 
     @property
     def mode(self) -> Literal["max", "min"]:

@@ -91,7 +91,7 @@ def _known(settings: Iterable[SiteSetting]) -> set[str]:
     studies = [(setting.source.name, setting.study) for setting in settings]
     words = {word for site, study in studies for word in (site, study.study, study.data.table, study.data.datalist)}
     features = [
-        feature for _, study in studies for feature in (study.data.records.features if study.data.records else [])
+        feature for _, study in studies for feature in (study.data.records.all_features if study.data.records else [])
     ]
     words |= {unit for unit in UNITS if "/" in unit} if features else set()
     return words | {word for feature in features for word in (feature.name, feature.column_name, feature.unit)}

@@ -145,6 +145,10 @@ class LogisticRegressionArguments(Arguments):
     """Logistic regression has no arguments: one weight for each input, and an intercept."""
 
 
+class LinearArguments(Arguments):
+    """A linear score of survival has no arguments: one weight for each input."""
+
+
 class MLPArguments(Arguments):
     """Arguments of a multilayer perceptron on tables: the widths of its hidden layers.
 
@@ -188,6 +192,7 @@ ARGUMENTS: dict[str, type[Arguments]] = {
     "ViT": ViTArguments,
     "LogisticRegression": LogisticRegressionArguments,
     "MLP": MLPArguments,
+    "Linear": LinearArguments,
     "BoostedTrees": BoostedTreesArguments,
 }
 

@@ -81,6 +81,27 @@ class ServedRisk(nn.Module):
         return torch.softmax(logits, dim=1) if self.kind == "multiclass" else torch.sigmoid(logits)
 
 
+class ServedSurvival(nn.Module):
+    """A survival model as its users get it: rows of a table in, risk score and chances of no event out.
+
+    Its entries have the names of the survival model's, so that a global model's weights go into both by the same names.
+
+    Args:
+        inputs: What is done to the rows first; copied.
+        network: Maps its outputs to scores; copied.
+        baseline: Maps scores to what is said; copied.
+    """
+
+    def __init__(self, inputs: nn.Module, network: nn.Module, baseline: nn.Module) -> None:
+        super().__init__()
+        self.inputs, self.network, self.baseline = map(copy.deepcopy, (inputs, network, baseline))
+        self.eval()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return [N, 1 + H] of rows float32 [N, F], NaN where a value is missing; see `models.survival.Baseline`."""
+        return self.baseline(self.network(self.inputs(rows)))  # type: ignore[no-any-return]
+
+
 def normalise_intensity(images: Tensor, intensity: Intensity, window: tuple[float, float] | None = None) -> Tensor:
     r"""Normalise each image by itself, over all its channels; the numbers are those of the data pipeline.
 
@@ -122,7 +143,7 @@ def export_program(served: nn.Module, item_shape: Sequence[int]) -> ExportedProg
     """Export a served model for any batch size; costs seconds, so do it once per study.
 
     Args:
-        served: What to export, a `ServedClassifier` or `ServedRisk`; on the CPU.
+        served: What to export, a `ServedClassifier`, `ServedRisk` or `ServedSurvival`; on the CPU.
         item_shape: Shape of one item: channels and spatial size of an image, or the number of columns.
 
     Returns:

@@ -31,6 +31,8 @@ class TableArchitecture:
         indicators: For each column whether the network is told that the value was missing.
         arguments: The network's own arguments; checked by `models.network_arguments.check_arguments`.
         curvature: Whether a logistic regression keeps gradient and curvature of its loss, for Newton steps.
+        wide: Number of further columns, all numbers.
+        keep: How many of those take part.
     """
 
     name: str
@@ -38,6 +40,8 @@ class TableArchitecture:
     indicators: Sequence[bool]
     arguments: Mapping[str, Any]
     curvature: bool = False
+    wide: int = 0
+    keep: int = 0
 
     def __post_init__(self) -> None:
         if len(self.categories) != len(self.indicators) or not self.categories:
@@ -47,28 +51,39 @@ class TableArchitecture:
 class TableInput(nn.Module):
     """Rows of a table to inputs of a network: filled, scaled, one input for each category but the first.
 
-    Its values (`fill`, `mean`, `scale`, each [F]) are fitted once, for all sites; they are not trained.
+    Its values (`fill`, `mean`, `scale`, each [F]) are fitted once, for all sites; they are not trained. So is which of
+    the wide columns take part (`chosen`, their places; with `wide_mean` and `wide_scale`, each [keep]).
 
     Args:
         categories: As of `TableArchitecture`.
         indicators: As of `TableArchitecture`.
+        keep: As of `TableArchitecture`.
     """
 
     fill: Tensor
     mean: Tensor
     scale: Tensor
+    chosen: Tensor
+    wide_mean: Tensor
+    wide_scale: Tensor
 
-    def __init__(self, categories: Sequence[int], indicators: Sequence[bool]) -> None:
+    def __init__(self, categories: Sequence[int], indicators: Sequence[bool], keep: int = 0) -> None:
         super().__init__()
+        self.keep = keep
         self.categories, self.indicators = tuple(categories), tuple(indicators)
         self.register_buffer("fill", torch.zeros(len(categories)))
         self.register_buffer("mean", torch.zeros(len(categories)))
         self.register_buffer("scale", torch.ones(len(categories)))
+        if keep:
+            # Places as numbers of the kind that travels; float32 holds whole ones up to 16 million.
+            self.register_buffer("chosen", torch.arange(keep).float())
+            self.register_buffer("wide_mean", torch.zeros(keep))
+            self.register_buffer("wide_scale", torch.ones(keep))
 
     @property
     def width(self) -> int:
         """Number of inputs of the network."""
-        return sum(max(count - 1, 1) for count in self.categories) + sum(self.indicators)
+        return sum(max(count - 1, 1) for count in self.categories) + sum(self.indicators) + self.keep
 
     def set_fitted(self, fill: Sequence[float], mean: Sequence[float], scale: Sequence[float]) -> None:
         """Take over what was fitted.
@@ -81,8 +96,21 @@ class TableInput(nn.Module):
                 raise ValueError(f"{len(values)} values were fitted for {len(buffer)} columns")
             buffer.copy_(torch.tensor(values, dtype=torch.float64))
 
+    def set_chosen(self, chosen: Sequence[int], mean: Sequence[float], scale: Sequence[float]) -> None:
+        """Take over which wide columns take part, and what is done to them.
+
+        Raises:
+            ValueError: If there is not one value for each that is kept.
+        """
+        for buffer, values in ((self.chosen, chosen), (self.wide_mean, mean), (self.wide_scale, scale)):
+            if len(values) != len(buffer):
+                raise ValueError(f"{len(values)} values were fitted for {len(buffer)} wide columns")
+            buffer.copy_(torch.tensor(values, dtype=torch.float64))
+
     def forward(self, rows: Tensor) -> Tensor:
-        """Return inputs [N, width] of rows [N, F]; NaN is missing, a category is its place."""
+        """Return inputs [N, width] of rows [N, F + wide]; NaN is missing, a category is its place."""
+        further = self._wide(rows) if self.keep else []
+        rows = rows[:, : len(self.categories)]
         absent = torch.isnan(rows)
         filled = (torch.where(absent, self.fill, rows) - self.mean) / self.scale
         parts = []
@@ -93,29 +121,33 @@ class TableInput(nn.Module):
             else:
                 parts.append(column.unsqueeze(1))
         told = [absent[:, place].unsqueeze(1).to(rows.dtype) for place, asked in enumerate(self.indicators) if asked]
-        return torch.cat([*parts, *told], dim=1)
+        return torch.cat([*parts, *told, *further], dim=1)
+
+    def _wide(self, rows: Tensor) -> list[Tensor]:
+        """Return the inputs of the wide columns that take part."""
+        chosen = rows[:, len(self.categories) :].index_select(1, self.chosen.round().long())
+        scaled = (torch.where(torch.isnan(chosen), self.wide_mean, chosen) - self.wide_mean) / self.wide_scale
+        return [scaled]
 
 
-class NewtonLinear(nn.Linear):
-    r"""A logistic regression's logits, with gradient and curvature of the mean cross-entropy beside its weights.
-
-    With rows :math:`x_i` (a 1 appended), chances :math:`p_i` and labels :math:`y_i`,
-
-    .. math:: g = \frac1n\sum_i (p_i - y_i)\,x_i,\qquad H = \frac1n\sum_i p_i (1 - p_i)\,x_i x_i^T
+class NewtonLayer(nn.Linear):
+    """A linear layer of one output that carries gradient and curvature of a mean loss beside its weights.
 
     Both are means over rows, so the mean of sites' values, weighted by rows, is that of all rows in one place.
 
     Args:
-        inputs: Number of inputs, D; there is one output.
+        inputs: Number of inputs, D.
+        bias: Whether there is an intercept; P, the number of coefficients, is then D + 1.
     """
 
     gradient: Tensor
     curvature: Tensor
 
-    def __init__(self, inputs: int) -> None:
-        super().__init__(inputs, 1)
-        self.register_buffer("gradient", torch.zeros(inputs + 1))
-        self.register_buffer("curvature", torch.zeros(inputs + 1, inputs + 1))
+    def __init__(self, inputs: int, bias: bool = True) -> None:
+        super().__init__(inputs, 1, bias=bias)
+        numbers = inputs + bias
+        self.register_buffer("gradient", torch.zeros(numbers))
+        self.register_buffer("curvature", torch.zeros(numbers, numbers))
 
     @torch.no_grad()
     def take_step(self, ridge: float) -> None:
@@ -128,20 +160,38 @@ class NewtonLinear(nn.Linear):
         """
         if not self.curvature.any():
             return
-        now = torch.cat([self.weight[0], self.bias]).double()
+        now = self._coefficients()
         curvature = self.curvature.double() + ridge * torch.eye(len(now), dtype=torch.float64)
         values = torch.linalg.eigvalsh(curvature)
         if not values[0] > FLATTEST * values[-1]:
             raise ValueError("the curvature of the loss cannot be inverted")
-        step = torch.linalg.solve(curvature, self.gradient.double() + ridge * now)
-        self.weight.copy_((now - step)[:-1].unsqueeze(0))
-        self.bias.copy_((now - step)[-1:])
+        then = now - torch.linalg.solve(curvature, self.gradient.double() + ridge * now)
+        self.weight.copy_(then[: self.in_features].unsqueeze(0))
+        if self.bias is not None:
+            self.bias.copy_(then[self.in_features :])
+
+    def _coefficients(self) -> Tensor:
+        """Return weights and intercept [P] in double precision."""
+        parts = [self.weight[0]] if self.bias is None else [self.weight[0], self.bias]
+        return torch.cat(parts).double()
+
+
+class NewtonLinear(NewtonLayer):
+    r"""A logistic regression's logits, with gradient and curvature of the mean cross-entropy beside its weights.
+
+    With rows :math:`x_i` (a 1 appended), chances :math:`p_i` and labels :math:`y_i`,
+
+    .. math:: g = \frac1n\sum_i (p_i - y_i)\,x_i,\qquad H = \frac1n\sum_i p_i (1 - p_i)\,x_i x_i^T
+
+    Args:
+        inputs: Number of inputs, D; there is one output.
+    """
 
     @torch.no_grad()
     def measure(self, inputs: Tensor, labels: Tensor) -> None:
         """Keep gradient and curvature at the present weights, over inputs [N, D] and labels [N]."""
         rows = torch.cat([inputs, torch.ones(len(inputs), 1)], dim=1).double()
-        chance = torch.sigmoid(rows @ torch.cat([self.weight[0], self.bias]).double())
+        chance = torch.sigmoid(rows @ self._coefficients())
         self.gradient.copy_(rows.T @ (chance - labels.double()) / len(rows))
         self.curvature.copy_((rows.T * (chance * (1 - chance))) @ rows / len(rows))
 
@@ -159,12 +209,14 @@ class RiskModel(Classifier):
         ValueError: If the network's arguments are wrong.
     """
 
+    separated = "the features tell the classes apart without an error"
+
     def __init__(
         self, architecture: TableArchitecture, *, objective: Objective, optimizer: OptimizerSettings, seed: int
     ) -> None:
         super().__init__(objective, optimizer)
         self.architecture = architecture
-        self.inputs = TableInput(architecture.categories, architecture.indicators)
+        self.inputs = TableInput(architecture.categories, architecture.indicators, architecture.keep)
         self.network = seeded(seed, lambda: build_table_network(architecture, self.inputs.width, objective.logits))
 
     def forward(self, rows: Tensor) -> Tensor:
@@ -196,8 +248,18 @@ def build_table_network(architecture: TableArchitecture, inputs: int, outputs: i
         nn.init.zeros_(layer.weight)  # its loss has one lowest point: no chance is needed to find it
         nn.init.zeros_(layer.bias)
         return layer
+    return build_perceptron(architecture, inputs, outputs)
+
+
+def build_perceptron(architecture: TableArchitecture, inputs: int, outputs: int) -> nn.Module:
+    """Build a multilayer perceptron that maps [N, inputs] to [N, outputs].
+
+    Raises:
+        ValueError: If an argument is unknown, mistyped or out of range, or the name is another network's.
+    """
+    chosen = check_arguments(architecture.name, architecture.arguments)
     if not isinstance(chosen, MLPArguments):
-        raise ValueError(f"{architecture.name} takes images; a table needs LogisticRegression or MLP")
+        raise ValueError(f"{architecture.name} is no network for this task; a table needs a linear one or MLP")
     layers: list[nn.Module] = []
     for before, width in zip((inputs, *chosen.widths), chosen.widths, strict=False):
         layers.append(nn.Linear(before, width))

@@ -45,7 +45,7 @@ def encode(cell: object, feature: Mapping[str, Any]) -> float:
         if found is None:
             raise CellError(f"{feature['name']} is neither yes nor no")
         return found
-    number = _number(text)
+    number = number_of(text)
     if number is None:
         raise CellError(f"{feature['name']} is not a number")
     low, high = feature.get("range") or (-math.inf, math.inf)
@@ -63,8 +63,8 @@ def encode_row(cells: Mapping[str, object], features: Sequence[Mapping[str, Any]
     return [encode(cells.get(feature["column"]), feature) for feature in features]
 
 
-def _number(text: str) -> float | None:
-    """Return a finite number, or None."""
+def number_of(text: str) -> float | None:
+    """Return the finite number that a text is, or None."""
     try:
         number = float(text)
     except ValueError:
@@ -74,7 +74,7 @@ def _number(text: str) -> float | None:
 
 def plain(text: str) -> str:
     """Write 1.0 as 1: tables with gaps turn codes into floats."""
-    number = _number(text)
+    number = number_of(text)
     return text if number is None or not number.is_integer() else str(int(number))
 
 

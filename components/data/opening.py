@@ -15,12 +15,12 @@ from components.data.cache import CachedImages, cache_file, load_images, store_i
 from components.data.decode import decode
 from components.data.hashes import FileHashes
 from components.data.items import SiteItems, find_items, parse_split
-from components.data.labels import Label, label_tensor, parse_label
+from components.data.labels import Label, label_tensor, parse_label, stratum_of
 from components.data.listing import Row, read_rows
 from components.data.npz import array_reasons, decode_arrays, read_arrays
 from components.data.patients import read_patients
 from components.data.quarantine import Quarantined, UnusableItemError
-from components.data.records import content_of, encode_table
+from components.data.records import content_of, encode_table, require_plausible_times
 from components.data.splits import assign_splits, conflicting_patients
 from components.errors import DataError
 from components.rounds import Split
@@ -51,7 +51,7 @@ class OpenedPart:
 
     Attributes:
         images: float32 ``[N, C, *spatial]``.
-        labels: int64 ``[N]``, or float32 ``[N, K]`` for multilabel.
+        labels: int64 ``[N]``; float32 ``[N, K]`` for multilabel, ``[N, 2]`` (time, event) for survival.
         splits: The split of each.
         lines: One line of JSON per item with all that its digest stands for.
         quarantined: The items set aside, at any stage.
@@ -113,9 +113,10 @@ def _of_part(rows: list[Row], part: SourcePart) -> list[Row]:
 def _find_records(study: Study, part: SourcePart, records: Records) -> FoundItems:
     """Find the rows of a table of health records; those that cannot be used are set aside."""
     read = read_patients(Path(part.path), study.data, f"site {part.site}")
-    rows = _of_part(read.rows, part)
+    rows, columns = _of_part(read.rows, part), records.all_features
     encoded = encode_table(rows, records, f"site {part.site}")
     quarantined, kept, labels, named = [], [], [], []
+    require_plausible_times(rows, study.task, f"site {part.site}")
     for place, (row, values) in enumerate(zip(rows, encoded, strict=True)):
         try:
             if row.fault or isinstance(values, str):
@@ -139,13 +140,13 @@ def _find_records(study: Study, part: SourcePart, records: Records) -> FoundItem
     table = torch.tensor([encoded[kept[index]] for index in used], dtype=torch.float32)
     return FoundItems(
         names=[row.name for row in chosen],
-        content=[content_of(row, records.features) for row in chosen],
+        content=[content_of(row, columns) for row in chosen],
         labels=[labels[index] for index in used],
         patients=[row.patient for row in chosen],
         named=[named[index] for index in used],
         quarantined=quarantined,
         expected=len(rows),
-        decode=lambda: CachedImages(table.reshape(len(used), len(records.features)), {}),
+        decode=lambda: CachedImages(table.reshape(len(used), len(columns)), {}),
         remarks=read.remarks,
     )
 
@@ -206,7 +207,7 @@ def open_part(study: Study, found: FoundItems, site: str, folder: Path) -> Opene
     labels = label_tensor([found.labels[place] for place in kept], study.task)
     patients = [found.patients[place] for place in kept]
     named = [found.named[place] for place in kept]
-    strata = [str(found.labels[place]) for place in kept]
+    strata = [stratum_of(found.labels[place], study.task) for place in kept]
     splits = assign_splits(patients, strata, named, fractions=study.data.splits, seed=study.seed)
     lines = [
         json.dumps([site, found.content[place], found.labels[place], patient, split])

@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import math
+import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,17 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from components.data.encoding import CellError, encode, plain
+from components.data.encoding import CellError, encode, number_of, plain
+from components.data.labels import Observation
 from components.data.listing import Row
 from components.errors import DataError, StudyError
 from components.features import Feature, Records
-from components.study import Data
+from components.study import Data, Task
 from components.yaml_lines import read_yaml
 
 SITE_FEATURES = "features.yaml"  # a hospital's own description of its table, beside it
+MOST_NAMED = 20  # columns in a message
+MOST_OUTSIDE = 0.05  # of a survival table's times, as of a feature's values by default
 NO_CLASS = ()  # a label that is none of the study's classes, whatever they are called
 
 
@@ -48,10 +52,12 @@ def read_table(path: Path, data: Data, owner: str, *, labelled: bool = True) -> 
     lines = _read_parquet(file, owner) if _is_parquet(file) else _read_csv(file, data.records, owner)
     if not lines:
         raise DataError(f"{owner}: its table has no rows; add some, or leave the site out")
-    names = {key: data.columns.get(key, key) for key in ("label", "patient", "split")}
+    survival = "time" in data.columns
+    outcome = ("time", "event") if survival else ("label",)
+    names = {key: data.columns.get(key, key) for key in (*outcome, "patient", "split")}
     names["split"] = data.columns.get("split", "")
     used = [name for name in names.values() if name] if labelled else []
-    _require_columns([*used, *(feature.column_name for feature in data.records.features)], lines[0], owner)
+    _require_columns([*used, *(feature.column_name for feature in data.records.all_features)], lines[0], owner)
     classes = {plain(value.strip()): name for name, values in data.records.labels.items() for value in values}
     return [_row(number, line, names, classes) for number, line in enumerate(lines, start=1)]
 
@@ -69,7 +75,7 @@ def encoded_features(records: Records) -> list[dict[str, Any]]:
             "unit": feature.unit,
             "code": feature.code,
         }
-        for feature in records.features
+        for feature in records.all_features
     ]
 
 
@@ -80,24 +86,70 @@ def encode_table(rows: Sequence[Row], records: Records, owner: str) -> list[list
         DataError: If a column as a whole is not what the study says: too much of it out of range, of no category, no
             number, or missing. Every such feature is named.
     """
-    features = encoded_features(records)
+    features, narrow, plain_rows = encoded_features(records), len(records.features), 0
     seen: list[Counter[str]] = [Counter() for _ in features]
     encoded: list[list[float] | str] = []
     for row in rows:
         values: list[float] = []
         reasons: list[str] = []
-        for about, found in zip(features, seen, strict=True):
+        further = None if records.missing else _plain_numbers(row, features[narrow:])
+        plain_rows += further is not None
+        asked = len(features) if further is None else narrow
+        for about, found in zip(features[:asked], seen, strict=False):
             try:
                 values.append(encode(row.extras.get(about["column"]), about))
                 found["missing" if math.isnan(values[-1]) else "there"] += 1
             except CellError as error:
                 reasons.append(str(error))
                 found[str(error)] += 1
-        encoded.append(reasons[0] if reasons else values)
-    wrong = [text for pair in zip(records.features, seen, strict=True) for text in _unsound(*pair, len(rows))]
+        encoded.append(reasons[0] if reasons else [*values, *(further or [])])
+    for found in seen[narrow:]:
+        found["there"] += plain_rows
+    wrong = [text for pair in zip(records.all_features, seen, strict=True) for text in _unsound(*pair, len(rows))]
     if wrong:
-        raise DataError(f"{owner}: its table is not what the study says: {'; '.join(wrong)}")
+        more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
+        raise DataError(f"{owner}: its table is not what the study says: {'; '.join(wrong[:MOST_NAMED])}{more}")
     return encoded
+
+
+def require_plausible_times(rows: Sequence[Row], task: Task, owner: str) -> None:
+    """Refuse a survival table whose times as a whole are not what the study says: those of another unit.
+
+    Raises:
+        DataError: If more than a twentieth of the times is out of range, or their median is not a typical one. No time
+            is named.
+    """
+    survival = task.survival
+    if survival is None:
+        return
+    times = [number_of(row.label.time) for row in rows if isinstance(row.label, Observation)]
+    known = [time for time in times if time is not None]
+    low, high = survival.range or (0.0, math.inf)
+    outside = sum(not low <= time <= high for time in known)
+    if outside > MOST_OUTSIDE * len(known):
+        raise DataError(
+            f"{owner}: its times are out of their range of {low:g} to {high:g} ({survival.unit}) in {outside} of "
+            f"{len(known)} rows: are they in another unit there?"
+        )
+    if survival.typical is not None and known:
+        low, high = survival.typical
+        if not low <= statistics.median(known) <= high:
+            raise DataError(
+                f"{owner}: the median of its times is not between {low:g} and {high:g} {survival.unit}, as "
+                "task.survival.typical says: are they in another unit there?"
+            )
+
+
+def _plain_numbers(row: Row, features: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """Return a row's numbers of a wide table where each is there and in range; None if they need a closer look."""
+    if not features:
+        return None
+    low, high = features[0]["range"] or (-math.inf, math.inf)  # one for all of them
+    try:
+        values = [float(row.extras[about["column"]]) for about in features]
+    except ValueError:
+        return None
+    return values if all(low <= value <= high and abs(value) < math.inf for value in values) else None
 
 
 def content_of(row: Row, features: Sequence[Feature]) -> str:
@@ -177,7 +229,7 @@ def _read_csv(file: Path, records: Records, owner: str) -> list[dict[str, str]]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{owner}: its table cannot be read as a CSV in UTF-8 ({type(error).__name__})") from None
     header = records.header or (lines[0] if lines else [])
-    needed = {feature.column_name for feature in records.features}
+    needed = {feature.column_name for feature in records.all_features}
     if lines and needed <= set(lines[0]):  # a file with names, also where the study expects none
         header, lines = lines[0], lines[1:]
     elif not records.header:
@@ -192,8 +244,10 @@ def _require_columns(names: Sequence[str], line: Mapping[str, str], owner: str) 
     """Refuse a table that lacks a column; its own columns are not named, since they may be a patient's data."""
     absent = [name for name in dict.fromkeys(names) if name not in line]
     if absent:
+        more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
         raise DataError(
-            f"{owner}: its table lacks the column {', '.join(absent)}; it has {len(line)} columns. Rename them there, "
+            f"{owner}: its table lacks the column {', '.join(absent[:MOST_NAMED])}{more}; it has {len(line)} "
+            "columns. Rename them there, "
             "or name them in data.columns and data.records of the study (an empty patient column says that every row "
             "is a patient of its own)"
         )
@@ -201,9 +255,11 @@ def _require_columns(names: Sequence[str], line: Mapping[str, str], owner: str) 
 
 def _row(number: int, line: dict[str, str], names: Mapping[str, str], classes: Mapping[str, str]) -> Row:
     """Turn one line into a row; its name is its number, which stays at the hospital."""
-    label: object = line.get(names["label"]) or None
+    label: object = line.get(names.get("label", names.get("event", ""))) or None
     if classes and label is not None:
         label = classes.get(plain(str(label).strip()), NO_CLASS)
+    if "time" in names:
+        label = Observation(line.get(names["time"], ""), label)
     name = f"row {number}"
     patient = line.get(names["patient"], "") if names["patient"] else name
     split = line.get(names["split"], "") if names["split"] else ""

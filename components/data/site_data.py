@@ -18,7 +18,7 @@ from components.errors import DataError
 from components.rounds import ItemCounts, Split
 from components.site_source import SiteSource
 from components.study import Data, Records, Study, Task
-from components.table_sums import TableSums, feature_sums
+from components.table_sums import TableSums, feature_sums, wide_sums
 
 
 class SiteData:
@@ -27,7 +27,7 @@ class SiteData:
     Args:
         study: The study.
         images: float32 ``[N, C, *spatial]``, all splits; of a table float32 ``[N, F]``, with NaN for what is missing.
-        labels: int64 ``[N]``, or float32 ``[N, K]`` for multilabel.
+        labels: int64 ``[N]``; float32 ``[N, K]`` for multilabel, ``[N, 2]`` (time, event) for survival.
         splits: The split of each item.
         counts: Items expected, usable and quarantined.
         digest: See the attribute.
@@ -69,7 +69,7 @@ class SiteData:
         return self._images[self._rows[split]]
 
     def labels(self, split: Split) -> Tensor:
-        """Return one split's labels: int64 ``[N]``, or float32 ``[N, K]`` (0 or 1) for multilabel."""
+        """Return one split's labels, of the kind that the class was given."""
         return self._labels[self._rows[split]]
 
     def size(self, split: Split) -> int:
@@ -83,7 +83,10 @@ class SiteData:
             feature.name: feature_sums(feature, rows[:, place].tolist(), records.smallest_cell, binned=binned)
             for place, feature in enumerate(records.features)
         }
-        return TableSums(features=sums)
+        if records.wide is None:
+            return TableSums(features=sums)
+        wide = wide_sums(rows[:, len(records.features) :].numpy(), self.labels("train").numpy(), records.smallest_cell)
+        return TableSums(features=sums, wide=wide)
 
     def train_batches(self, *, batch_size: int, seed: int, balanced: bool = False) -> TrainBatches:
         """Return the training items in batches; order, draws and augmentation are functions of `seed`.
@@ -166,10 +169,23 @@ def _check_classes(site: str, data: SiteData, task: Task) -> None:
     items = data.size("train")
     if not items:
         raise DataError(f"site {site} has no training items: the splits its list names leave none")
+    if task.survival is not None:
+        _check_events(site, train, task.survival.loss)
+        return
     seen = [name for name, count in zip(task.classes, train, strict=True) if count]
     varied = any(0 < count < items for count in train) if task.kind == "multilabel" else len(seen) > 1
     if not varied:
         raise DataError(
             f"site {site}: its {items} training items are all of one class ({', '.join(seen) or 'none'}), so there is "
             "nothing to tell apart; check the labels, or leave the site out"
+        )
+
+
+def _check_events(site: str, outcomes: list[int], loss: str) -> None:
+    """Refuse a site without an event where only events say anything."""
+    if loss == "cox" and not outcomes[1]:
+        raise DataError(
+            f"site {site}: no event was seen in its {outcomes[0]} training items, and a partial likelihood learns from "
+            "events only; check the column of events, leave the site out, or choose task.survival.loss: hazards, which "
+            "learns from times without events as well"
         )

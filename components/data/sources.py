@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from components.data.known import default_data_root, find_npz
-from components.data.labels import parse_label
+from components.data.known_tables import known_table
+from components.data.labels import parse_label, stratum_of
 from components.data.listing import Row, read_rows
 from components.data.npz import read_arrays, read_column
 from components.data.partition import Divisible, partition, partition_by_column
@@ -44,7 +45,9 @@ def plan_sources(study: Study, study_folder: Path, data_root: Path | None = None
     if kind == "npz":
         path = find_npz(study.data.path, study_folder=study_folder, data_root=data_root or default_data_root())
     else:
-        path = _site_path(study, study_folder, study.data.path, data_root or default_data_root())
+        root = data_root or default_data_root()
+        known = known_table(study.data.path, root) if study.data.records is not None else None
+        path = known or _site_path(study, study_folder, study.data.path, root)
     sites = _cut(study, study.sites, path)
     return [
         SiteSource(name=name, parts=[SourcePart(site=name, kind=kind, path=str(path), rows=rows)])
@@ -95,7 +98,7 @@ def _divisible_rows(rows: Sequence[Row], task: Task) -> Divisible:
     classes = []
     for row in rows:
         try:
-            classes.append(str(parse_label(row.label, task)))
+            classes.append(stratum_of(parse_label(row.label, task), task))
         except UnusableItemError:
             classes.append("")
     splits = [SPLIT_NAMES.get(row.split.lower(), "") for row in rows]

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.errors import RefusedError
-from components.rounds import ScoreSums
+from components.evaluation.survival_sums import add_survival
+from components.rounds import ScoreSums, SurvivalSums
 
 TaskKind = Literal["binary", "multiclass", "multilabel"]
 Floats = NDArray[np.float64]
@@ -139,7 +140,16 @@ def add_sums(sums: Sequence[ScoreSums]) -> ScoreSums:
             name: add_sums([item.groups[name] for item in sums if name in item.groups])
             for name in sorted({name for item in sums for name in item.groups})
         },
+        survival=_add_survival(sums),
     )
+
+
+def _add_survival(sums: Sequence[ScoreSums]) -> SurvivalSums | None:
+    """Add the sums of survival models, if these are some."""
+    found = [item.survival for item in sums if item.survival is not None]
+    if found and len(found) < len(sums):
+        raise ValueError("sums of survival models and of others cannot be added")
+    return add_survival(found) if found else None
 
 
 def check_sums(

@@ -30,7 +30,7 @@ from components.evaluation.intervals import (
 )
 from components.evaluation.recalibration import calibration_line
 from components.rounds import ScoreSums
-from components.study import Metric
+from components.study import Metric, Task
 
 __all__ = ["Estimate", "class_metrics", "comparison_table", "estimate_metrics", "undefined_metrics"]
 
@@ -101,6 +101,17 @@ def undefined_metrics(
     """Return the metrics that `estimate_metrics` leaves out, each with the reason."""
     outcomes = _outcomes(sums, kind=kind, threshold=threshold, classes=classes)
     return {name: outcome.reason for name, outcome in outcomes.items() if isinstance(outcome, Undefined)}
+
+
+def class_kind(task: Task) -> TaskKind:
+    """Return the kind of a task of classes.
+
+    Raises:
+        ValueError: If it is one of survival.
+    """
+    if task.kind == "survival":
+        raise ValueError("a survival task has no classes to judge")
+    return task.kind
 
 
 def class_metrics(

@@ -33,8 +33,12 @@ METRIC_NAMES = {
     "loss": "Loss",
     "calibration_slope": "Calibration slope",
     "calibration_intercept": "Calibration intercept",
+    "concordance": "Concordance",
+    "concordance_ipcw": "Concordance, weighted",
+    "integrated_brier": "Integrated Brier score",
+    "calibration_ratio": "Events seen / expected",
 }
-OFF_SCALE = ("loss", "calibration_slope", "calibration_intercept")  # not of 0 to 1
+OFF_SCALE = ("loss", "calibration_slope", "calibration_intercept", "calibration_ratio")  # not of 0 to 1
 MODELS = ("local", "global", "pooled")  # the order of the comparison's columns
 NAMED_SITES = 8  # up to so many sites a round's row names each; above, it counts them
 

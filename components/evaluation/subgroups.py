@@ -66,7 +66,9 @@ def may_be_told(whole: ScoreSums, groups: Mapping[str, ScoreSums], smallest_cell
 
 
 def _cells(sums: ScoreSums) -> Cells:
-    """Return how many items have each class, and how many do not."""
+    """Return how many items have each class, and how many do not; of survival, how many had the event."""
+    if sums.survival is not None:
+        return sums.survival.events, sums.count - sums.survival.events
     return (*map(sum, sums.positives), *map(sum, sums.negatives))
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from components.evaluation.histograms import TaskKind
 from components.evaluation.intervals import Estimate
 from components.rounds import ItemCounts
 
@@ -111,7 +110,7 @@ class TrainingSummary:
     code_version: str
     strategy: str
     network: str
-    kind: TaskKind
+    kind: str
     classes: tuple[str, ...]
     threshold: float
     bins: int

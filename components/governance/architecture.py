@@ -22,6 +22,8 @@ def architecture_digest(study: Study) -> str:
         "images": study.data.model_dump(mode="json", include={"spatial_size", "channels"}),
     }
     if study.data.records is not None:
-        built_from["table"] = study.data.records.model_dump(mode="json", include={"features"})
+        built_from["table"] = study.data.records.model_dump(mode="json", include={"features", "wide"})
         built_from["method"] = study.local.method
+    if study.task.survival is not None:
+        built_from["survival"] = study.task.survival.model_dump(mode="json")
     return hashlib.sha256(json.dumps(built_from, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

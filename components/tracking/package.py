@@ -89,12 +89,14 @@ def preprocessing_of(study: Study) -> dict[str, Any]:
     """Return what a user of the model must know to feed it and to read its answers."""
     fields = {"records"} if study.data.records else {"spatial_size", "channels", "modality", "intensity", "window"}
     data = study.data.model_dump(mode="json", include=fields)
-    task = study.task.model_dump(mode="json", include={"kind", "classes", "threshold"})
+    task = study.task.model_dump(mode="json", include={"kind", "classes", "threshold", "survival"})
     return {**data, **task, "outputs": outputs_of(study)}
 
 
 def outputs_of(study: Study) -> list[str]:
-    """Return the names of the output's columns: the positive class alone in a binary task."""
+    """Return the names of the output's columns: the positive class alone in a binary task; see `Survival.outputs`."""
+    if study.task.survival is not None:
+        return study.task.survival.outputs
     return study.task.classes[1:] if study.task.kind == "binary" else list(study.task.classes)
 
 
@@ -296,7 +298,7 @@ def _table_signature(records: Records, outputs: list[str]) -> ModelSignature:
     ``?`` where it expects a number; the model itself says what it cannot use.
     """
     anything = AnyType()  # type: ignore[no-untyped-call]
-    inputs: list[ColSpec | TensorSpec] = [ColSpec(anything, feature.column_name) for feature in records.features]
+    inputs: list[ColSpec | TensorSpec] = [ColSpec(anything, feature.column_name) for feature in records.all_features]
     return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("double", name) for name in outputs]))
 
 

@@ -92,7 +92,7 @@ def evaluate_site(
     """
     if not isinstance(module, Classifier):
         raise ValueError(f"{type(module).__name__} has no objective, probabilities and item_losses to evaluate")
-    with _evaluating(module, choose_device(device)) as target:
+    with evaluating(module, choose_device(device)) as target:
         batches = data.evaluation_batches(split, batch_size=batch_size)
         scores, labels, loss = _score(module, batches, target)
     objective = module.objective
@@ -132,7 +132,7 @@ def _score(
 
 
 @contextmanager
-def _evaluating(module: nn.Module, device: torch.device) -> Iterator[torch.device]:
+def evaluating(module: nn.Module, device: torch.device) -> Iterator[torch.device]:
     """Put a module into evaluation mode on a device, without gradients, and back as it was."""
     modes = [(part, part.training) for part in module.modules()]
     home = next((tensor.device for tensor in module.parameters()), device)

@@ -1,4 +1,4 @@
-r"""One site's half of an exact Newton step of a logistic regression, over its own rows.
+r"""One site's half of an exact Newton step, of a logistic regression or of Cox's, over its own rows.
 
 The weights that come to a site carry gradient and curvature, averaged over the rows of all sites (`FedAvg` averages
 every entry). By event, in round :math:`t`:
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from components.errors import DataError, RefusedError
+from components.training.baseline import measure_baseline
 from components.training.exchanged_entries import read_entries
 from components.training.local import SiteBatches, SiteResult
 from components.weights import is_finite
@@ -28,7 +29,13 @@ from components.weights import is_finite
 
 @runtime_checkable
 class TakesNewtonSteps(Protocol):
-    """A module with a Newton step of its own; `models.tabular.RiskModel` is one."""
+    """A module with a Newton step of its own: `models.tabular.RiskModel`, `models.survival.SurvivalModel`.
+
+    Attributes:
+        separated: What may be wrong where its loss has no lowest point, in words.
+    """
+
+    separated: str
 
     def newton(self, rows: Tensor, labels: Tensor, ridge: float) -> None:
         """Take the step of what was measured before, and measure again."""
@@ -39,7 +46,9 @@ class TakesNewtonSteps(Protocol):
         ...
 
 
-def newton_site(module: pl.LightningModule, data: SiteBatches, *, ridge: float, seed: int) -> SiteResult:
+def newton_site(
+    module: pl.LightningModule, data: SiteBatches, *, ridge: float, seed: int, smallest_cell: int = 1
+) -> SiteResult:
     """Take the Newton step that the weights carry, and measure the next one on a site's own rows.
 
     Args:
@@ -47,6 +56,7 @@ def newton_site(module: pl.LightningModule, data: SiteBatches, *, ridge: float, 
         data: The site's data.
         ridge: Coefficient of the squared weights' penalty, half of it, intercept included.
         seed: Of the order of the rows, which decides nothing but the last bits.
+        smallest_cell: Fewest patients behind a number of a baseline hazard, if the module keeps one.
 
     Raises:
         DataError: If the site has no training rows.
@@ -64,9 +74,10 @@ def newton_site(module: pl.LightningModule, data: SiteBatches, *, ridge: float, 
         module.newton(rows, labels, ridge)
     except ValueError as error:
         raise RefusedError(
-            f"{error}: the features tell the classes apart without an error, or one follows from the others. Leave it "
+            f"{error}: {module.separated}, or one follows from the others. Leave it "
             "out, or set local.optimizer.weight_decay above 0"
         ) from None
+    measure_baseline(module, data, smallest_cell)
     with torch.no_grad():
         loss_sum = float(module.item_losses(module(rows), labels).double().sum())
     weights = read_entries(module)

@@ -46,10 +46,11 @@ local:
   epochs: 1
 """
 METRICS = (
-    "auroc, average_precision, accuracy, balanced_accuracy, sensitivity, specificity, brier, calibration_error, loss"
+    "auroc, average_precision, accuracy, balanced_accuracy, sensitivity, specificity, brier, calibration_error, loss, "
+    "concordance, concordance_ipcw, integrated_brier"
 )
 SECTIONS = "study, description, task, network, data, sites, strategy, rounds, local, evaluate, seed"
-NETWORKS = "CNN, DenseNet, ResNet, EfficientNet, ViT, LogisticRegression, MLP, BoostedTrees"
+NETWORKS = "CNN, DenseNet, ResNet, EfficientNet, ViT, LogisticRegression, MLP, Linear, BoostedTrees"
 QUORUM = (
     "a whole number, 1 or more (that many sites), or a number with a decimal point, "
     "above 0 and at most 1 (that part of the roster; 1.0 is all of it)"
@@ -93,7 +94,7 @@ BAD = [
     ("  max: 3", "  max: 3\n  max: 4", ":19: rounds.max: given twice, first in line 18"),
     ("  max: 3", "  on: 3", ":18: the key on in rounds is not text; quote it"),
     ("  max: 3", "  [max]: 3", ":18: a key in rounds is a list or a table; keys are words"),
-    ("  source: folder", "  source: folder\n  columns: {fil: x}", ":8: data.columns.fil: unknown key; did you mean file?; allowed: file, label, patient, split"),
+    ("  source: folder", "  source: folder\n  columns: {fil: x}", ":8: data.columns.fil: unknown key; did you mean file?; allowed: file, label, patient, split, time, event"),
     # closed lists
     ("name: CNN", "name: densnet", f":5: network.name: given 'densnet'; must be one of {NETWORKS}; did you mean DenseNet?"),
     ("name: CNN", "name: U-Net", f":5: network.name: given 'U-Net'; must be one of {NETWORKS}"),
@@ -107,7 +108,7 @@ BAD = [
     ("[64, 64]", "[64]", ":8: data.spatial_size: given a list of 1; must be a list of 2 to 3, each a whole number, 1 or more"),
     ("[64, 64]", "64", ":8: data.spatial_size: given 64; must be a list of 2 to 3, each a whole number, 1 or more"),
     ("[64, 64]", "\n    - 64\n    - 0", ":10: data.spatial_size[1]: given 0; must be 1 or more"),
-    ("task:\n  classes: [normal, opacity]", "task:", ":2: task: given nothing; must be a table with the keys kind, classes, threshold, imbalance"),
+    ("task:\n  classes: [normal, opacity]", "task:", ":2: task: given nothing; must be a table with the keys kind, classes, threshold, imbalance, survival"),
     ("strategy:\n  name: FedProx\n  proximal_weight: 0.01", "strategy: FedAvg", ":14: strategy: given 'FedAvg'; must be a table with the key name"),
     # either one kind of value or another: one message, not one for each kind
     (GOOD[GOOD.index("sites:") : GOOD.index("strategy:")], "sites: 3\n", f":9: sites: given 3; must be {SITES}"),

@@ -64,7 +64,7 @@ def test_the_exported_program_takes_rows_with_gaps_and_says_what_the_model_says(
 
 
 def test_a_network_for_images_is_refused_for_a_table() -> None:
-    with pytest.raises(ValueError, match="CNN takes images; a table needs LogisticRegression or MLP"):
+    with pytest.raises(ValueError, match="CNN is no network for this task; a table needs a linear one or MLP"):
         model("CNN")
 
 
