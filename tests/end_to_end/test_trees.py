@@ -26,7 +26,7 @@ from flows.run import TrainingOutcome
 from tests.references.tiny_table import SITES, patients, write_hospitals, write_table
 from tests.references.tiny_trees import trees_sections
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 
 @dataclass(frozen=True)
