@@ -133,6 +133,7 @@ def study_mistakes(study: Study) -> list[Mistake]:
         *_newton(study),
         *_survival(study),
         *_records(study),
+        *_treatment(study),
     ]
     return [Mistake(undotted(field), text, undotted(field)) for field, text in found if text]
 
@@ -373,3 +374,27 @@ def _records(study: Study) -> list[tuple[str, str]]:
         elif (feature.type == "numeric") != bool(subgroup.edges):
             found.append((f"{field}.edges", f"go with a numeric feature, and {feature.name} is {feature.type}"))
     return found
+
+
+def _treatment(study: Study) -> list[tuple[str, str]]:
+    """Refuse a study of treatments that lacks the arm, or asks for what its model cannot be."""
+    chosen, records, task = study.task.treatment, study.data.records, study.task
+    arm = None if records is None else records.arm
+    if chosen is None:
+        return [("data.records.arm", "goes with task.treatment, and only with it" if arm else "")]
+    found = [] if arm else [("task.treatment", "needs data.records.arm: the column with each patient's treatment")]
+    if task.kind not in ("binary", "survival"):
+        found.append(("task.kind", f"given {task.kind}; must be binary or survival with task.treatment"))
+    plain = [("task.imbalance", task.imbalance, "none"), ("local.method", study.local.method, "gradient")]
+    found += [(name, f"given {it}; must be {own} with task.treatment") for name, it, own in plain if it != own]
+    if chosen.learner == "single" and study.network.name in ("LogisticRegression", "Linear"):
+        text = f"given {study.network.name}; must be MLP with learner: single, or one arm were better for everybody"
+        found.append(("network.name", text))
+    if task.survival is not None and chosen.learner == "x":
+        text = "given x; must be t or single with task.kind: survival: what is censored has no outcome to learn from"
+        found.append(("task.treatment.learner", text))
+    if task.survival is not None and task.survival.loss == "cox" and study.strategy.name == "FedBN":
+        text = "given FedBN; must be another with task.survival.loss: cox, whose baseline hazard is of all sites"
+        found.append(("strategy.name", text))
+    text = "belongs to a binary outcome; of survival the longer is the better"
+    return [*found, ("task.treatment.better", text if task.survival is not None and chosen.better else "")]
