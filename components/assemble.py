@@ -11,7 +11,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
@@ -22,7 +22,8 @@ from components.round_rules import Rounds
 from components.seeds import derive_seed
 from components.strategies import STRATEGIES, Strategy
 from components.strategies.table import ASYNCHRONOUS
-from components.study import TABULAR, Data, NetworkName, Study, VirtualSites
+from components.study import Data, Study, VirtualSites
+from components.table_mistakes import records_mistakes, survival_mistakes, treatment_mistakes
 
 # What a round of one mode has that one of the other has not, and what is to be said of it.
 _ONLY_ASYNC = {
@@ -34,8 +35,6 @@ _ONLY_SYNC = {
     "late": "must be left out with rounds.mode: async; there an update counts in whichever round it arrives",
     "selection": "must be left out with rounds.mode: async; there a site begins anew whenever it has delivered",
 }
-CLASS_METRICS = {"brier", "loss"}  # that there are of classes, too
-SURVIVAL_METRICS = {"concordance", "concordance_ipcw", "integrated_brier"} | CLASS_METRICS
 _ROUNDING = 1e-9  # so that 0.07 of 100 sites, 7.000000000000001 in binary, is 7 and not 8
 
 
@@ -133,8 +132,9 @@ def study_mistakes(study: Study) -> list[Mistake]:
         _external(study),
         *_newton(study),
         *tree_mistakes(study),
-        *_survival(study),
-        *_records(study),
+        *survival_mistakes(study),
+        *records_mistakes(study),
+        *treatment_mistakes(study),
     ]
     return [Mistake(undotted(field), text, undotted(field)) for field, text in found if text]
 
@@ -311,30 +311,6 @@ def _newton(study: Study) -> list[tuple[str, str]]:
     ]
 
 
-def _survival(study: Study) -> list[tuple[str, str]]:
-    """Refuse what a survival task cannot have, and what only one can."""
-    data, rule = study.data, study.rounds.convergence
-    both, named = {"time", "event"}, {key for key in ("time", "event") if data.columns.get(key)}
-    if study.task.survival is None:
-        found = [(f"data.columns.{key}", "belongs to task.kind: survival; leave it out") for key in sorted(named)]
-        if rule is not None and rule.metric in SURVIVAL_METRICS - CLASS_METRICS:
-            found.append(("rounds.convergence.metric", f"given {rule.metric}; it goes with task.kind: survival"))
-        if study.network.name == "Linear":
-            found.append(("network.name", "given Linear; it goes with task.kind: survival"))
-        return found
-    found = [(f"data.columns.{key}", "is missing; a survival task needs both columns") for key in sorted(both - named)]
-    if data.source != "records":
-        found.append(("data.source", f"given {data.source}; must be records with task.kind: survival"))
-    if rule is not None and rule.metric not in SURVIVAL_METRICS:
-        allowed = ", ".join(sorted(SURVIVAL_METRICS))
-        found.append(("rounds.convergence.metric", f"given {rule.metric}; must be one of {allowed} for survival"))
-    if study.task.imbalance != "none":
-        found.append(("task.imbalance", f"given {study.task.imbalance}; must be none with task.kind: survival"))
-    if study.network.name == "LogisticRegression":
-        found.append(("network.name", "given LogisticRegression; must be Linear or MLP with task.kind: survival"))
-    return found
-
-
 def _external(study: Study) -> tuple[str, str]:
     """Refuse to leave a site out where the others could not train without it."""
     rounds, total = study.rounds, number_of_sites(study) or 2
@@ -345,33 +321,3 @@ def _external(study: Study) -> tuple[str, str]:
     elif total - 1 < needed:
         text = f"given leave_one_site_out; a round needs {needed} sites, and {total - 1} are left without one"
     return "evaluate.external", text if study.evaluate.external != "none" else ""
-
-
-def _records(study: Study) -> list[tuple[str, str]]:
-    """Refuse what a study of tables cannot have, and what only one of them can."""
-    records, name, evaluate = study.data.records, study.network.name, study.evaluate
-    tables, images = (", ".join(sorted(names)) for names in (TABULAR, set(get_args(NetworkName)) - TABULAR))
-    found: list[tuple[str, str]] = []
-    if (records is not None) != (name in TABULAR):
-        allowed = tables if records is not None else images
-        found.append(("network.name", f"given {name}; must be one of {allowed} with data.source: {study.data.source}"))
-    if records is None:
-        text = "belongs to data.source: records; leave it out for images"
-        return [*found, ("evaluate.subgroups", text if evaluate.subgroups else "")]
-    if records.labels and sorted(records.labels) != sorted(study.task.classes):
-        given = ", ".join(records.labels)
-        found.append(("data.records.labels", f"given {given}; must name each of task.classes: {study.task.classes}"))
-    if records.history is not None and study.task.kind != "binary":
-        found.append(("task.kind", f"given {study.task.kind}; must be binary with data.records.history: yes or no"))
-    if records.wide is not None and study.task.kind not in ("binary", "survival"):
-        found.append(("data.records.wide", f"given with {study.task.kind}; goes with task.kind: binary or survival"))
-    if study.data.augment:
-        found.append(("data.augment", "belongs to images; leave it out for data.source: records"))
-    features = {feature.name: feature for feature in records.features}
-    for place, subgroup in enumerate(evaluate.subgroups):
-        feature, field = features.get(subgroup.feature), f"evaluate.subgroups[{place}]"
-        if feature is None:
-            found.append((f"{field}.feature", f"given {subgroup.feature!r}; must be one of {', '.join(features)}"))
-        elif (feature.type == "numeric") != bool(subgroup.edges):
-            found.append((f"{field}.edges", f"go with a numeric feature, and {feature.name} is {feature.type}"))
-    return found

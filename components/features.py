@@ -179,6 +179,55 @@ class Wide(Section):
         return self
 
 
+class Arm(Section):
+    """The column that says which of two treatments a patient was given.
+
+    Attributes:
+        column: Name of the column.
+        levels: Its two values; the second is the treatment whose benefit over the first is asked for. A row with
+            another value, or none, is set aside.
+        randomised: Whether chance alone decided who was given which. If not, benefits are weighted by the fitted
+            probability of the arm, and every result says what that cannot correct.
+        propensity: Probability of the second level, where it is known by design; null fits it in the training: one
+            number for all patients where they were randomised, else a logistic regression on all features.
+    """
+
+    column: Annotated[str, Field(min_length=1)]
+    levels: Annotated[list[Text], Field(min_length=2, max_length=2)]
+    randomised: bool
+    propensity: Annotated[float, Field(gt=0, lt=1)] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Arm:
+        if self.levels[0] == self.levels[1]:
+            raise ValueError(f"levels must differ from each other, given {self.levels}")
+        if self.propensity is not None and not self.randomised:
+            raise ValueError("propensity is known by design only where chance decided: leave it out, it is fitted")
+        return self
+
+    @property
+    def feature(self) -> Feature:
+        """The column as a feature, which is what its cells are checked by; the model never sees it as one."""
+        return Feature(name="arm", type="categorical", column=self.column, categories=self.levels)
+
+
+class Treatment(Section):
+    """Which of two treatments each patient is better off with: a recommendation for each, with its interval.
+
+    Attributes:
+        better: The class that is wanted for a patient; empty is the first, as in ``[well, ill]``.
+        learner: ``t``: a model of the outcome for each arm (T-learner); ``x``: besides these, models of the effect,
+            fitted to what each patient's outcome was less what the other arm's model expects (X-learner); ``single``:
+            one model with the arm among its inputs, as in DeepSurv's recommender.
+        members: Models fitted to resampled patients beside the model itself; their spread is the interval of a
+            patient's benefit.
+    """
+
+    better: str = ""
+    learner: Literal["t", "x", "single"] = "t"
+    members: Annotated[int, Field(ge=10, le=200)] = 30
+
+
 class Records(Section, LaterFields):
     """The table of a tabular study: one row for each patient or encounter.
 
@@ -196,9 +245,10 @@ class Records(Section, LaterFields):
             ``any`` (whichever of these is there, so that hospitals may differ).
         history: How a row is made of a patient's dated records; not for ``table``.
         wide: Thousands of further columns, of which some are kept.
+        arm: For ``task.treatment``: which treatment each patient was given.
     """
 
-    later = frozenset({"format", "history", "wide"})
+    later = frozenset({"arm", "format", "history", "wide"})
 
     features: Annotated[list[Feature], Field(min_length=1, max_length=4096)]
     header: list[str] = Field(default_factory=list)
@@ -210,6 +260,7 @@ class Records(Section, LaterFields):
     format: Literal["table", "fhir", "omop", "any"] = "table"
     history: History | None = None
     wide: Wide | None = None
+    arm: Arm | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Records:
@@ -233,6 +284,8 @@ class Records(Section, LaterFields):
             raise ValueError("history goes with format: fhir, omop or any, and only with them")
         if self.history is not None:
             _check_dated(self.features, self.history)
+        if self.arm is not None:
+            self._check_arm(self.arm)
         return self
 
     @property
@@ -244,6 +297,22 @@ class Records(Section, LaterFields):
         one = Feature(name="wide", unit=wide.unit, range=wide.range, most_outside=wide.most_outside)
         # A column may have any name: what a feature's may be is not asked of it.
         return [*self.features, *(one.model_copy(update={"name": name, "column": name}) for name in wide.columns)]
+
+    def _check_arm(self, arm: Arm) -> None:
+        """Refuse an arm beside what it does not go with."""
+        if arm.column in [feature.column_name for feature in self.features]:
+            raise ValueError(f"arm: its column {arm.column} is a feature too; the model must not see it as one")
+        if self.wide is not None:
+            raise ValueError("arm: does not go with wide, whose columns are screened by the outcome alone")
+        if self.format != "table":
+            raise ValueError("arm: goes with format: table; dated records have no column that says it")
+        if "arm" in [feature.name for feature in self.features]:
+            raise ValueError("features: the name arm is that of records.arm here; call the feature something else")
+
+    @property
+    def encoded(self) -> list[Feature]:
+        """The columns of an encoded row: all features, and the arm as the last."""
+        return [*self.all_features, *([self.arm.feature] if self.arm else [])]
 
     def missing_of(self, feature: Feature) -> list[str]:
         """Return the values that mean that a feature has none."""

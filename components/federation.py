@@ -15,6 +15,8 @@ from components.assemble import quorum_of
 from components.checks import expected_entries, verify_answer, verify_update
 from components.dispatch import InitialModel
 from components.errors import RefusedError
+from components.evaluation.benefit import benefit_unit, check_treatment
+from components.evaluation.benefit_metrics import benefit_metrics
 from components.evaluation.histograms import add_sums, check_sums
 from components.evaluation.intervals import Undefined
 from components.evaluation.metrics import Estimate, class_kind, estimate_metrics, undefined_metrics
@@ -262,9 +264,15 @@ def metrics_of(study: Study, sums: ScoreSums) -> dict[str, Estimate]:
     task = study.task
     if task.survival is not None:
         outcomes = survival_outcomes(sums, task.survival)
-        return {name: found for name, found in outcomes.items() if isinstance(found, Estimate)}
-    kind = class_kind(task)
-    return dict(estimate_metrics(sums, kind=kind, threshold=task.threshold, classes=task.classes).items())
+        found: dict[str, Estimate] = {
+            name: outcome for name, outcome in outcomes.items() if isinstance(outcome, Estimate)
+        }
+    else:
+        kind = class_kind(task)
+        found = dict(estimate_metrics(sums, kind=kind, threshold=task.threshold, classes=task.classes).items())
+    if sums.treatment is None:
+        return found
+    return found | benefit_metrics(sums.treatment, study.evaluate.bins, benefit_unit(study))
 
 
 def undefined_of(study: Study, sums: ScoreSums) -> dict[str, str]:
@@ -286,11 +294,18 @@ def check_evaluation(study: Study, sums: ScoreSums, most_items: int | None) -> N
     task, groups = study.task, subgroups_of(study)
     if task.survival is None:
         kind, bins = class_kind(task), study.evaluate.bins
-        check_sums(sums, kind=kind, classes=task.classes, bins=bins, most_items=most_items, groups=groups)
+        check_sums(
+            sums, kind=kind, classes=task.classes, bins=bins, most_items=most_items, groups=groups,
+            treatment=task.treatment is not None,
+        )  # fmt: skip
         return
     if sums.groups.keys() - set(groups):
         raise RefusedError("the evaluation has subgroups that the study does not ask for")
     check_survival(sums, task.survival, most_items)
+    if sums.treatment is not None:
+        if task.treatment is None:
+            raise RefusedError("the evaluation has benefits of a treatment that the study does not ask for")
+        check_treatment(sums.treatment, bins=study.evaluate.bins, most_items=sums.count, survival=True)
     for group in sums.groups.values():
         check_survival(group, task.survival, sums.count)
 

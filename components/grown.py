@@ -27,6 +27,9 @@ def _rules(study: Study) -> list[tuple[str, str]]:
     """Refuse what has no meaning for a level of a tree."""
     needed = [("task.imbalance", study.task.imbalance, "none"), ("rounds.late", study.rounds.late, "drop")]
     found = [(field, f"given {given}; must be {wanted} {_SAID}") for field, given, wanted in needed if given != wanted]
+    others: dict[str, object] = {"task.kind: survival": study.task.survival, "task.treatment": study.task.treatment}
+    others["data.records.wide"] = study.data.records and study.data.records.wide
+    found += [("network.name", f"given BoostedTrees; must be another with {name}") for name, it in others.items() if it]
     if study.rounds.max_change is not None:
         found.append(
             ("rounds.max_change", f"given {study.rounds.max_change:g}; leave it out {_SAID}: no site changes it")

@@ -14,12 +14,13 @@ Watched = Literal[
     "sensitivity", "specificity", "brier", "calibration_error", "loss",
     "concordance", "concordance_ipcw", "integrated_brier",
 ]  # fmt: skip
-# The last three are best at 1, 0 and 1, so that neither more nor less of them is better.
+# Calibration is best at 1, 0 and 1, so that neither more nor less of it is better; benefits are judged at the end.
 Metric = Literal[
     "auroc", "average_precision", "accuracy", "balanced_accuracy",
     "sensitivity", "specificity", "brier", "calibration_error", "loss",
     "concordance", "concordance_ipcw", "integrated_brier",
     "calibration_slope", "calibration_intercept", "calibration_ratio",
+    "effect", "recommended_gain", "auuc", "qini", "benefit_slope", "benefit_offset",
 ]  # fmt: skip
 
 

@@ -206,6 +206,40 @@ class SurvivalSums(Record):
     calibration: list[CalibrationSums]
 
 
+class ArmSums(Record):
+    """The patients of one arm in groups of like predicted benefit; see `components.evaluation.benefit`.
+
+    Attributes:
+        bins: Place of each group among the bins of the benefit, rising.
+        patients: Patients of each group.
+        benefits: Sum of their predicted benefits.
+        weights: Sum of their weights, one over the chance of their own arm each (and of not being censored).
+        squares: Sum of the squares of the weights.
+        outcomes: Sum of weight times outcome, from 0 to 1, which is what is wanted.
+        square_outcomes: Sum of squared weight times outcome.
+        squared_outcomes: Sum of squared weight times squared outcome.
+        overlap_bins: Place of each group among the bins of the chance of the second arm, rising.
+        overlap: Patients of each of these groups.
+    """
+
+    bins: list[Annotated[int, Field(ge=0)]]
+    patients: list[Annotated[int, Field(ge=0)]]
+    benefits: list[float]
+    weights: list[float]
+    squares: list[float]
+    outcomes: list[float]
+    square_outcomes: list[float]
+    squared_outcomes: list[float]
+    overlap_bins: list[Annotated[int, Field(ge=0)]]
+    overlap: list[Annotated[int, Field(ge=0)]]
+
+
+class TreatmentSums(Record):
+    """What a site tells of the benefits that a model predicts: both arms', the first's first."""
+
+    arms: Annotated[list[ArmSums], Field(min_length=2, max_length=2)]
+
+
 class ScoreSums(Record, LaterFields):
     """A site's evaluation as sums that can be added over sites; see `components.evaluation.histograms`.
 
@@ -221,9 +255,10 @@ class ScoreSums(Record, LaterFields):
         count: Number of items.
         groups: The sums of some of the items on their own, by the name of the subgroup; none where they are too few.
         survival: Of a survival task, which has no histograms: what stands in their place.
+        treatment: Of a model of treatments; None also where too few patients stand behind an arm.
     """
 
-    later = frozenset({"groups", "survival"})
+    later = frozenset({"groups", "survival", "treatment"})
 
     bins: Annotated[int, Field(ge=2, le=100_000)]
     positives: list[list[int]]
@@ -235,6 +270,7 @@ class ScoreSums(Record, LaterFields):
     count: Annotated[int, Field(ge=0)]
     groups: dict[str, ScoreSums] = Field(default_factory=dict)
     survival: SurvivalSums | None = None
+    treatment: TreatmentSums | None = None
 
 
 class UpdateManifest(Record):

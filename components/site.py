@@ -279,11 +279,11 @@ class SiteRuntime:
             "bins": study.evaluate.bins,
             "device": study.local.device,
             "masks": _masks_of(study),
+            "smallest_cell": study.data.records.smallest_cell if study.data.records else 1,
         }
         score = partial(evaluate_site, module, data, order.split, threshold=study.task.threshold, **common)
-        if study.task.survival is not None and study.data.records is not None:
-            about: dict[str, Any] = {"task": study.task.survival, "smallest_cell": study.data.records.smallest_cell}
-            score = partial(evaluate_survival, module, data, order.split, **about, **common)
+        if study.task.survival is not None:
+            score = partial(evaluate_survival, module, data, order.split, task=study.task.survival, **common)
         sums, parts = fit_in_memory(lambda parts: score(batch_size=BATCH_SIZE // parts), most_parts=BATCH_SIZE)
         sums = _fit_to_be_told(study, sums)
         return Answer(

@@ -19,9 +19,11 @@ from pydantic import (
     model_validator,
 )
 
+from components.features import Arm as Arm
 from components.features import Feature as Feature
 from components.features import Records as Records
 from components.features import Subgroup as Subgroup
+from components.features import Treatment as Treatment
 from components.features import Wide as Wide
 from components.history import History as History
 from components.history import Index as Index
@@ -83,17 +85,19 @@ class Task(Section, LaterFields):
             the site's own training items); ``balanced_sampling`` (each class drawn equally often);
             ``focal`` (focal loss, gamma 2).
         survival: For ``survival``: its unit, its grid of time and its likelihood.
+        treatment: Recommend one of two treatments, for a binary outcome; `data.records.arm` says who was given which.
     """
 
     model_config = ConfigDict(json_schema_extra=_without_classes)
 
-    later = frozenset({"survival"})
+    later = frozenset({"survival", "treatment"})
 
     kind: Literal["binary", "multiclass", "multilabel", "survival"] = "binary"
     classes: Annotated[list[str], Field(min_length=2)]
     threshold: Annotated[float, Field(gt=0, lt=1)] = 0.5
     imbalance: Literal["none", "weighted_loss", "balanced_sampling", "focal"] = "none"
     survival: Survival | None = None
+    treatment: Treatment | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -113,7 +117,16 @@ class Task(Section, LaterFields):
             raise ValueError(f"classes must differ from each other, given {self.classes}")
         if self.kind == "binary" and len(self.classes) != 2:
             raise ValueError(f"a binary task has 2 classes, given {len(self.classes)}; use multiclass or multilabel")
+        if self.treatment is not None and self.treatment.better not in ("", *self.classes):
+            raise ValueError(
+                f"treatment.better must be one of {', '.join(self.classes)}, given {self.treatment.better!r}"
+            )
         return self
+
+    @property
+    def better(self) -> int:
+        """Number of the class that is wanted for a patient."""
+        return self.classes.index(self.treatment.better) if self.treatment and self.treatment.better else 0
 
 
 class Network(Section):
@@ -381,6 +394,6 @@ def watched(study: Study) -> Metric:
 
 
 def item_shape(study: Study) -> tuple[int, ...]:
-    """Return the shape of one item as the network takes it: channels and size of an image, or a table's columns."""
+    """Return the shape of one item as it is trained on: channels and size of an image, or a table's columns."""
     data = study.data
-    return (data.channels, *data.spatial_size) if data.records is None else (len(data.records.all_features),)
+    return (data.channels, *data.spatial_size) if data.records is None else (len(data.records.encoded),)

@@ -189,10 +189,12 @@ def check_table_sums(records: Records, sums: TableSums | None, site: str, *, bin
     Raises:
         RefusedError: Naming site and feature.
     """
-    if sums is None or sums.features.keys() != {feature.name for feature in records.features}:
+    if sums is None or sums.features.keys() != {
+        feature.name for feature in (records.features if records.wide else records.encoded)
+    }:
         raise RefusedError(f"{site}: its sums are not those of the study's features; has it the same version of it?")
     _check_wide(records, sums.wide, site)
-    for feature in records.features:
+    for feature in records.features if records.wide else records.encoded:
         found = sums.features[feature.name]
         told = sum(count or 0 for count in found.counts)
         if len(found.counts) != feature.values or told > (found.known or 0):

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from models.classification import Classifier
     from models.survival import SurvivalModel
     from models.tabular import RiskModel, TableArchitecture, TableInput
+    from models.treatment import TreatmentDesign, TreatmentModel
+    from models.treatment_survival import SurvivalTreatmentModel
     from models.trees import TreesModel
 
 # Fields of a study's data that the exported program depends on.
@@ -32,7 +34,7 @@ MODELS = Path(__file__).resolve().parent.parent / "models"
 # checks a study, or that waits for its sites, does not need.
 
 
-def build_module(study: Study, fitted: Fitted | None = None) -> Classifier | SurvivalModel:
+def build_module(study: Study, fitted: Fitted | None = None) -> Classifier | SurvivalModel | SurvivalTreatmentModel:
     """Build the study's network with the study's own initial weights.
 
     Args:
@@ -55,7 +57,7 @@ def build_module(study: Study, fitted: Fitted | None = None) -> Classifier | Sur
         if is_grown(study):
             return _build_trees(study, objective, fitted)
         if study.data.records is not None:
-            return _build_risk_model(study, objective, optimizer, fitted)
+            return _build_table_model(study, objective, optimizer, fitted)
         return ImageClassifier(
             Architecture(study.network.name, study.data.spatial_size, study.data.channels, study.network.arguments),
             objective=objective,
@@ -66,29 +68,53 @@ def build_module(study: Study, fitted: Fitted | None = None) -> Classifier | Sur
         raise StudyError(str(error), field="network.arguments") from None
 
 
-def _build_risk_model(
+def _build_table_model(
     study: Study, objective: Objective, optimizer: OptimizerSettings, fitted: Fitted | None
-) -> RiskModel:
+) -> RiskModel | TreatmentModel:
     """Build the network of a table, with what was fitted to its columns."""
     from models.tabular import RiskModel
+    from models.treatment import TreatmentModel
 
-    seed = derive_seed(study.seed, "initial weights")
-    module = RiskModel(_table_architecture(study), objective=objective, optimizer=optimizer, seed=seed)
+    seed, architecture = derive_seed(study.seed, "initial weights"), _table_architecture(study)
+    module: RiskModel | TreatmentModel
+    design = _treatment_design(study)
+    if design is not None:
+        module = TreatmentModel(architecture, objective=objective, optimizer=optimizer, design=design, seed=seed)
+    else:
+        module = RiskModel(architecture, objective=objective, optimizer=optimizer, seed=seed)
     _take_over(module.inputs, fitted)
     return module
 
 
 def _build_survival_model(
     study: Study, task: Survival, optimizer: OptimizerSettings, fitted: Fitted | None
-) -> SurvivalModel:
+) -> SurvivalModel | SurvivalTreatmentModel:
     """Build the network of a survival task, with what was fitted to its table's columns."""
     from models.survival import SurvivalModel, SurvivalObjective
+    from models.treatment_survival import SurvivalTreatmentModel
 
     objective = SurvivalObjective(task.grid.edges, task.places, task.loss, task.ties)
-    seed = derive_seed(study.seed, "initial weights")
-    module = SurvivalModel(_table_architecture(study), objective=objective, optimizer=optimizer, seed=seed)
+    seed, architecture = derive_seed(study.seed, "initial weights"), _table_architecture(study)
+    module: SurvivalModel | SurvivalTreatmentModel
+    design = _treatment_design(study)
+    if design is not None:
+        module = SurvivalTreatmentModel(
+            architecture, objective=objective, optimizer=optimizer, design=design, seed=seed
+        )
+    else:
+        module = SurvivalModel(architecture, objective=objective, optimizer=optimizer, seed=seed)
     _take_over(module.inputs, fitted)
     return module
+
+
+def _treatment_design(study: Study) -> TreatmentDesign | None:
+    """Return how benefits are learned; None where none are."""
+    from models.treatment import TreatmentDesign
+
+    chosen, arm = study.task.treatment, study.data.records.arm if study.data.records else None
+    if chosen is None or arm is None:
+        return None
+    return TreatmentDesign(chosen.learner, chosen.members, study.task.better, arm.randomised, arm.propensity)
 
 
 def _table_architecture(study: Study) -> TableArchitecture:
@@ -164,6 +190,11 @@ def export_file(study: Study) -> Path:
         "survival": study.task.survival.model_dump(mode="json") if study.task.survival else None,
         "method": study.local.method,
         "data": study.data.model_dump(mode="json", include=DECIDE_THE_PROGRAM),
+        **(
+            {"treatment": study.task.treatment.model_dump(), "better": study.task.better}
+            if study.task.treatment
+            else {}
+        ),
         "code": [str(torch.__version__), version("monai"), *(path.read_text() for path in sorted(MODELS.glob("*.py")))],
     }
     key = hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
@@ -178,14 +209,19 @@ def export_network(study: Study, file: Path) -> None:
     """
     import torch
 
-    from models.serving import ServedClassifier, ServedRisk, ServedSurvival, export_program
+    from models.serving import ServedClassifier, ServedRisk, ServedSurvival, ServedTreatment, export_program
     from models.survival import SurvivalModel
     from models.tabular import RiskModel
+    from models.treatment import TreatmentModel
+    from models.treatment_survival import SurvivalTreatmentModel
     from models.trees import TreesModel
 
     module, data = build_module(study), study.data
     served: torch.nn.Module
-    if isinstance(module, SurvivalModel):
+    shape = item_shape(study)
+    if isinstance(module, TreatmentModel | SurvivalTreatmentModel):
+        served, shape = ServedTreatment(module.inputs, module.network), (module.features,)
+    elif isinstance(module, SurvivalModel):
         served = ServedSurvival(module.inputs, module.network, module.baseline)
     elif isinstance(module, RiskModel | TreesModel):
         served = ServedRisk(module.inputs, module.network, kind=module.objective.kind)
@@ -193,7 +229,7 @@ def export_network(study: Study, file: Path) -> None:
         served = ServedClassifier(
             module.network, kind=module.objective.kind, intensity=data.intensity, window=data.window
         )
-    program = export_program(served, item_shape(study))
+    program = export_program(served, shape)
     content = io.BytesIO()
     torch.export.save(program, content)
     with storage_errors("write", file):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from components.evaluation.benefit import benefit_unit, benefit_words
+from components.evaluation.benefit_figures import Scale, benefit_figures
 from components.evaluation.figures import (
     Participation,
     calibration_figure,
@@ -127,6 +129,10 @@ def _risk_figures(session: Session, tested: Evaluation) -> dict[str, bytes]:
         names = [feature.name for feature in study.data.records.features]
         shares = gain_shares(names, load_state(session.store, best).weights)
         figures |= {"figures/importance.png": importance_figure(shares)} if shares else {}
+    if tested.pooled.treatment is not None:
+        told = {site: sums.treatment for site, sums in tested.by_site.items() if sums.treatment is not None}
+        scale = Scale(study.evaluate.bins, benefit_unit(study), benefit_words(study))
+        figures |= benefit_figures(told, tested.pooled.treatment, scale)
     metric, words = ("auroc", "AUROC") if study.task.survival is None else ("concordance", "Concordance")
     groups = {name: found[metric] for name, found in subgroup_results(study, tested).items() if metric in found}
     if groups:

@@ -22,8 +22,9 @@ from components.analytics import plan
 
 BEGIN = "<!-- made by `python -m flows.docs`; do not edit below -->\n"
 SECTIONS = (
-    study.Study, study.Task, study.Survival, study.Grid, study.Network, study.Data, study.Records, study.Feature,
-    study.Wide, study.History, study.Index, study.Outcome, study.Splits, study.Site, study.VirtualSites,
+    study.Study, study.Task, study.Survival, study.Grid, study.Treatment, study.Network, study.Data, study.Records,
+    study.Feature, study.Wide, study.Arm, study.History, study.Index, study.Outcome, study.Splits, study.Site,
+    study.VirtualSites,
     study.StrategyChoice, study.Rounds, study.Convergence, study.Selection, study.LocalTraining,
     study.Optimizer, study.Evaluation, study.Subgroup,
 )  # fmt: skip

@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.errors import DataError, ServiceError, StudyError
+from components.evaluation.benefit import BENEFIT, benefit_warning
 from components.files import storage_errors
 from components.study import Study, Task
 
@@ -33,10 +34,10 @@ class FileScore:
     Attributes:
         file: The file; of a table with the number of the row, counted from 1, after a colon.
         scores: Probability by class; in a binary task of the positive class alone; of survival the risk score and the
-            chance of no event until each horizon.
+            chance of no event until each horizon; of treatments what `components.tracking.package.outputs_of` names.
         decision: Name of the class: by the study's threshold (binary), or the most probable one; for
             several labels, those from the threshold on, joined by ``+`` (or ``none``); of survival, whether the event
-            is expected until the last horizon, by the threshold.
+            is expected until the last horizon, by the threshold; of treatments, the arm.
     """
 
     file: Path
@@ -93,6 +94,8 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
     from components.training.exchanged_entries import load_entries
     from flows.build import build_module
     from models.survival import SurvivalModel
+    from models.treatment import TreatmentModel
+    from models.treatment_survival import SurvivalTreatmentModel
 
     version = _load(model, home)
     study = version.study
@@ -100,16 +103,20 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
     load_entries(module, {**version.weights, **(_personal(version, home, site) if site else {})})
     names, items = _read_items(study, files)
     with torch.inference_mode():
-        scores = module(items)
-        said = module.predictions if isinstance(module, SurvivalModel) else module.probabilities
-        probabilities = said(scores).tolist()
+        if isinstance(module, TreatmentModel | SurvivalTreatmentModel):
+            probabilities = module.recommend(items).tolist()
+        else:
+            scores = module(items)
+            said = module.predictions if isinstance(module, SurvivalModel) else module.probabilities
+            probabilities = said(scores).tolist()
     outputs = [str(name) for name in version.preprocessing["outputs"]]
     scored = [
-        FileScore(file, dict(zip(outputs, row, strict=True)), decide(row, study.task))
+        FileScore(file, dict(zip(outputs, row, strict=True)), _decision(row, study))
         for file, row in zip(names, probabilities, strict=True)
     ]
     name = version.version.uri + (f" at {site}" if site else "")
-    return Scored(name, "" if site else _warning(study.strategy.name), scored)
+    warnings = ["" if site else _warning(study.strategy.name), benefit_warning(study)]
+    return Scored(name, " ".join(text for text in warnings if text), scored)
 
 
 def _read_items(study: Study, files: Sequence[Path]) -> tuple[list[Path], Tensor]:
@@ -177,6 +184,12 @@ def _personal(version: ScoringModel, home: Path, site: str) -> Weights:
     return own
 
 
+def _decision(scores: Sequence[float], study: Study) -> str:
+    """Return the class, or the arm that a patient is expected to be better off with."""
+    arm = study.data.records.arm if study.data.records else None
+    return decide(scores, study.task) if arm is None else arm.levels[int(scores[2] > 0)]
+
+
 def decide(scores: Sequence[float], task: Task) -> str:
     """Return the name of the class that scores speak for; see `FileScore`.
 
@@ -211,6 +224,7 @@ def print_scores(console: Console, scored: Scored, output: Path | None) -> None:
         return
     table = Table(title=f"{scored.version}: research use only, not a diagnosis", title_justify="left")
     table.add_column("file", overflow="fold")
+    names = [name for name in names if name in BENEFIT] or names
     columns = names if len(names) <= _COLUMNS else ["highest scores"]
     for name in columns:
         table.add_column(escape(f"score {name}" if name in names else name), justify="right")

@@ -13,7 +13,7 @@ from components.federation import Evaluation, undefined_of
 from components.files import storage_errors
 from components.rounds import ItemCounts, ScoreSums
 from components.study_file import dump_study
-from flows.results import ALL_SITES, Results, external_results, subgroup_results, swapped
+from flows.results import ALL_SITES, Results, benefit_warnings, external_results, subgroup_results, swapped
 from flows.session import Session
 from flows.version import code_version
 
@@ -25,6 +25,9 @@ FIGURES = {
     "figures/test_concordance.png": ("Concordance on the test items", "Pairs within each site, and all of them."),
     "figures/test_brier.png": ("Error over time", "The Brier score of the predicted survival, on the test items."),
     "figures/decision.png": ("Decision curve", "What acting on a score is worth, by the score from which one acts."),
+    "figures/uplift.png": ("Uplift", "What treating those with the largest predicted benefit gains, a patient."),
+    "figures/benefit.png": ("Benefit", "What a predicted benefit means: what was observed, by fifths of the patients."),
+    "figures/overlap.png": ("Overlap", "How probable the second arm was for the patients of either."),
     "figures/subgroups.png": ("Subgroups", "Each kind of patients, on the test items."),
     "figures/importance.png": ("What the trees use", "Each feature's part of the gain of all splits."),
     "figures/external.png": ("Left out", "Each hospital by the model trained at the others."),
@@ -89,7 +92,7 @@ def summarise(
         comparison={
             model: row[session.metric] for model, row in pooled.items() if session.metric in row and ":" not in model
         },
-        warnings=tuple(swapped(results)),
+        warnings=(*swapped(results), *benefit_warnings(study, tested)),
         subgroups=subgroup_results(study, tested),
         external=external.get(ALL_SITES, {}),
         figures=tuple(ReportFigure(*FIGURES[place], png) for place, png in figures.items() if place in FIGURES),

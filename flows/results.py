@@ -14,6 +14,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.comparison import POOLED
+from components.evaluation.benefit import benefit_warning, benefit_words
+from components.evaluation.benefit_metrics import overlap_warnings
 from components.evaluation.histograms import add_sums
 from components.evaluation.intervals import Estimate, estimate_text
 from components.external import pooled_external
@@ -93,6 +95,20 @@ def swapped(results: Results) -> list[str]:
     ]
 
 
+def benefit_warnings(study: Study, tested: Evaluation) -> list[str]:
+    """Say what is to be known before a benefit is believed: no trial, no overlap, a hospital that tells nothing."""
+    if study.task.treatment is None:
+        return []
+    said = [benefit_warning(study)] + (overlap_warnings(tested.pooled.treatment) if tested.pooled.treatment else [])
+    silent = sorted(site for site, sums in tested.by_site.items() if sums.count and sums.treatment is None)
+    if silent:
+        said.append(
+            f"{', '.join(silent)}: too few test patients of an arm had, or did not have, the outcome, or were "
+            "followed for long enough: nothing is told of the benefits there, and they are not among the pooled ones."
+        )
+    return [text for text in said if text]
+
+
 def metrics_csv(first: str, found: External) -> str:
     """Return metrics as a CSV: a line for each name and metric, with interval and number of items."""
     text = io.StringIO()
@@ -159,6 +175,8 @@ def print_results(console: Console, study: Study, results: Results, external: Ex
     console.print(results_table(results, metric))
     for text in swapped(results):
         console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
+    if study.task.treatment is not None:
+        _print_benefit(console, study, results[ALL_SITES].get("global", {}))
     local = [row[metric] for name, row in results[ALL_SITES].items() if name.startswith("local:") and metric in row]
     if local:
         mean = sum(item.value for item in local) / len(local)
@@ -166,6 +184,22 @@ def print_results(console: Console, study: Study, results: Results, external: Ex
     if external:
         console.print()
         console.print(external_table(external))
+
+
+def _print_benefit(console: Console, study: Study, found: Mapping[str, Estimate]) -> None:
+    """Print what following the recommendations gains, and the warning where nobody drew lots."""
+    unit = benefit_words(study)
+    lines = {
+        "recommended_gain": f"Patients given the recommended arm did better than the others by ({unit})",
+        "effect": "Mean effect of the second arm",
+        "qini": "Qini coefficient (0: ranks benefits no better than chance)",
+        "benefit_slope": "Observed on predicted benefit (1: as predicted)",
+    }
+    console.print()
+    for name, words in lines.items():
+        console.print(f"{words}: {_words(found.get(name))}", highlight=False, soft_wrap=True)
+    if benefit_warning(study):
+        console.print(f"[yellow]{escape(benefit_warning(study))}[/yellow]", soft_wrap=True)
 
 
 def _at_site(study: Study, sums: dict[str, dict[str, ScoreSums]], site: str) -> dict[str, dict[str, Estimate]]:

@@ -90,9 +90,9 @@ def _known(settings: Iterable[SiteSetting]) -> set[str]:
 
     studies = [(setting.source.name, setting.study) for setting in settings]
     words = {word for site, study in studies for word in (site, study.study, study.data.table, study.data.datalist)}
-    features = [
-        feature for _, study in studies for feature in (study.data.records.all_features if study.data.records else [])
-    ]
+    tables = [study.data.records for _, study in studies if study.data.records is not None]
+    words |= {level for table in tables if table.arm for level in table.arm.levels}
+    features = [feature for table in tables for feature in table.encoded]
     words |= {unit for unit in UNITS if "/" in unit} if features else set()
     return words | {word for feature in features for word in (feature.name, feature.column_name, feature.unit)}
 

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from models.base import TaskKind
+from models.treatment import TreatmentNetwork
+from models.treatment_survival import SurvivalTreatmentNetwork
 
 Intensity = Literal["minmax", "zscore", "percentile", "window", "none"]
 
@@ -100,6 +102,24 @@ class ServedSurvival(nn.Module):
     def forward(self, rows: Tensor) -> Tensor:
         """Return [N, 1 + H] of rows float32 [N, F], NaN where a value is missing; see `models.survival.Baseline`."""
         return self.baseline(self.network(self.inputs(rows)))  # type: ignore[no-any-return]
+
+
+class ServedTreatment(nn.Module):
+    """A treatment model as its users get it: rows of a table in, a recommendation's numbers out, in evaluation mode.
+
+    Args:
+        inputs: What is done to the rows first; copied.
+        network: A `models.treatment.TreatmentNetwork`, or that of `models.treatment_survival`; copied.
+    """
+
+    def __init__(self, inputs: nn.Module, network: TreatmentNetwork | SurvivalTreatmentNetwork) -> None:
+        super().__init__()
+        self.inputs, self.network = copy.deepcopy(inputs), copy.deepcopy(network)
+        self.eval()
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return [N, 5] of rows float32 [N, F]; see `models.treatment.TreatmentNetwork.recommend`."""
+        return self.network.recommend(self.inputs(rows))
 
 
 def normalise_intensity(images: Tensor, intensity: Intensity, window: tuple[float, float] | None = None) -> Tensor:

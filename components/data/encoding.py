@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 MISSING = math.nan
+RECOMMENDED = "recommended"  # the column with the arm that a patient is expected to be better off with
 _EMPTY = frozenset({"", "nan", "na", "n/a", "<na>"})
 _BOOLEANS = {"0": 0.0, "1": 1.0, "no": 0.0, "yes": 1.0, "false": 0.0, "true": 1.0}
 
@@ -98,7 +99,9 @@ def _places(values: tuple[str, ...]) -> dict[str, int]:
 
 
 class TableModel:
-    """A registered model of a tabular study: a table in, one column of probabilities for each output.
+    """A registered model of a tabular study: a table in, one column of numbers for each output.
+
+    A model of treatments has a column more, `RECOMMENDED`: the arm by the sign of the benefit.
 
     Args:
         folder: Holds ``model.pt2`` and ``features.json``.
@@ -109,6 +112,7 @@ class TableModel:
 
         about = json.loads((folder / "features.json").read_text(encoding="utf-8"))
         self._features, self._outputs = about["features"], about["outputs"]
+        self._arms = about.get("arms")
         self._program = torch.export.load(folder / "model.pt2").module()
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
@@ -131,7 +135,10 @@ class TableModel:
                 raise ValueError(f"row {number}: {error}") from None
         table = torch.tensor(rows, dtype=torch.float32).reshape(len(rows), len(self._features))
         scores = self._program(table).tolist() if rows else []
-        return pandas.DataFrame(scores, columns=self._outputs, index=model_input.index)
+        found = pandas.DataFrame(scores, columns=self._outputs, index=model_input.index)
+        if self._arms:
+            found[RECOMMENDED] = [self._arms[benefit > 0] for benefit in found["benefit"]]
+        return found
 
 
 def _load_pyfunc(path: str) -> TableModel:

@@ -113,7 +113,7 @@ def _of_part(rows: list[Row], part: SourcePart) -> list[Row]:
 def _find_records(study: Study, part: SourcePart, records: Records) -> FoundItems:
     """Find the rows of a table of health records; those that cannot be used are set aside."""
     read = read_patients(Path(part.path), study.data, f"site {part.site}")
-    rows, columns = _of_part(read.rows, part), records.all_features
+    rows, columns = _of_part(read.rows, part), records.encoded
     encoded = encode_table(rows, records, f"site {part.site}")
     quarantined, kept, labels, named = [], [], [], []
     require_plausible_times(rows, study.task, f"site {part.site}")

@@ -25,6 +25,7 @@ from components.yaml_lines import read_yaml
 SITE_FEATURES = "features.yaml"  # a hospital's own description of its table, beside it
 MOST_NAMED = 20  # columns in a message
 MOST_OUTSIDE = 0.05  # of a survival table's times, as of a feature's values by default
+NO_ARM = "missing arm"
 NO_CLASS = ()  # a label that is none of the study's classes, whatever they are called
 
 
@@ -57,13 +58,14 @@ def read_table(path: Path, data: Data, owner: str, *, labelled: bool = True) -> 
     names = {key: data.columns.get(key, key) for key in (*outcome, "patient", "split")}
     names["split"] = data.columns.get("split", "")
     used = [name for name in names.values() if name] if labelled else []
-    _require_columns([*used, *(feature.column_name for feature in data.records.all_features)], lines[0], owner)
+    described = data.records.encoded if labelled else data.records.all_features
+    _require_columns([*used, *(feature.column_name for feature in described)], lines[0], owner)
     classes = {plain(value.strip()): name for name, values in data.records.labels.items() for value in values}
     return [_row(number, line, names, classes) for number, line in enumerate(lines, start=1)]
 
 
-def encoded_features(records: Records) -> list[dict[str, Any]]:
-    """Return what `components.data.encoding` has to know of each feature, as JSON."""
+def encoded_features(records: Records, features: Sequence[Feature] | None = None) -> list[dict[str, Any]]:
+    """Return what `components.data.encoding` has to know of each feature (by default those of a model), as JSON."""
     return [
         {
             "name": feature.name,
@@ -75,18 +77,19 @@ def encoded_features(records: Records) -> list[dict[str, Any]]:
             "unit": feature.unit,
             "code": feature.code,
         }
-        for feature in records.all_features
+        for feature in (records.all_features if features is None else features)
     ]
 
 
 def encode_table(rows: Sequence[Row], records: Records, owner: str) -> list[list[float] | str]:
-    """Encode every row, or say in a few words why it cannot be used.
+    """Encode every row, the arm last, or say in a few words why it cannot be used.
 
     Raises:
         DataError: If a column as a whole is not what the study says: too much of it out of range, of no category, no
             number, or missing. Every such feature is named.
     """
-    features, narrow, plain_rows = encoded_features(records), len(records.features), 0
+    features, plain_rows = encoded_features(records, records.encoded), 0
+    narrow = len(features) if records.wide is None else len(records.features)
     seen: list[Counter[str]] = [Counter() for _ in features]
     encoded: list[list[float] | str] = []
     for row in rows:
@@ -102,10 +105,12 @@ def encode_table(rows: Sequence[Row], records: Records, owner: str) -> list[list
             except CellError as error:
                 reasons.append(str(error))
                 found[str(error)] += 1
+        if records.arm is not None and values and not reasons and math.isnan(values[-1]):
+            reasons.append(NO_ARM)
         encoded.append(reasons[0] if reasons else [*values, *(further or [])])
     for found in seen[narrow:]:
         found["there"] += plain_rows
-    wrong = [text for pair in zip(records.all_features, seen, strict=True) for text in _unsound(*pair, len(rows))]
+    wrong = [text for pair in zip(records.encoded, seen, strict=True) for text in _unsound(*pair, len(rows))]
     if wrong:
         more = f"; and {len(wrong) - MOST_NAMED} more" if len(wrong) > MOST_NAMED else ""
         raise DataError(f"{owner}: its table is not what the study says: {'; '.join(wrong[:MOST_NAMED])}{more}")

@@ -17,7 +17,7 @@ from components.data.splits import SPLITS
 from components.errors import DataError
 from components.rounds import ItemCounts, Split
 from components.site_source import SiteSource
-from components.study import Data, Records, Study, Task
+from components.study import Arm, Data, Records, Study, Task
 from components.table_sums import TableSums, feature_sums, wide_sums
 
 
@@ -81,7 +81,7 @@ class SiteData:
         rows = self.images("train").double()
         sums = {
             feature.name: feature_sums(feature, rows[:, place].tolist(), records.smallest_cell, binned=binned)
-            for place, feature in enumerate(records.features)
+            for place, feature in enumerate(records.features if records.wide else records.encoded)
         }
         if records.wide is None:
             return TableSums(features=sums)
@@ -143,6 +143,8 @@ def open_site_data(study: Study, source: SiteSource, state: Path) -> SiteData:
         decoded=sum(part.decoded for part in opened),
     )
     _check_classes(source.name, data, study.task)
+    if study.data.records is not None and study.data.records.arm is not None:
+        _check_arms(source.name, data, study.data.records.arm)
     return data
 
 
@@ -188,4 +190,16 @@ def _check_events(site: str, outcomes: list[int], loss: str) -> None:
             f"site {site}: no event was seen in its {outcomes[0]} training items, and a partial likelihood learns from "
             "events only; check the column of events, leave the site out, or choose task.survival.loss: hazards, which "
             "learns from times without events as well"
+        )
+
+
+def _check_arms(site: str, data: SiteData, arm: Arm) -> None:
+    """Refuse a site where all patients were given the same treatment."""
+    given = set(data.images("train")[:, -1].int().tolist())
+    if len(given) < 2:
+        only = given.pop()
+        raise DataError(
+            f"site {site}: all of its {data.size('train')} training patients have the arm {arm.levels[only]} (column "
+            f"{arm.column}), so nothing says what {arm.levels[1 - only]} does there; check the column, or leave the "
+            "site out"
         )

@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from components.data.bundled import PREFIX, bundled_table
 from components.data.known import default_data_root, find_npz
+from components.data.known_effects import made_table
 from components.data.known_tables import known_table
 from components.data.labels import parse_label, stratum_of
 from components.data.listing import Row, read_rows
@@ -56,7 +58,11 @@ def plan_sources(study: Study, study_folder: Path, data_root: Path | None = None
 
 
 def _site_path(study: Study, study_folder: Path, path: str, data_root: Path) -> Path:
-    """Return where a site's items are: beside the study; a table also below ``WARDROUND_DATA``."""
+    """Return where a site's items are: beside the study; a table also below ``WARDROUND_DATA``, made up or bundled."""
+    if study.data.records is not None and path.startswith("made:"):
+        return made_table(path)
+    if study.data.records is not None and path.startswith(PREFIX):
+        return bundled_table(path)
     beside, public = (study_folder / path).resolve(), (data_root / path).resolve()
     return public if study.data.records is not None and not beside.exists() and public.exists() else beside
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.errors import RefusedError
+from components.evaluation.benefit import add_treatment, check_treatment
 from components.evaluation.survival_sums import add_survival
 from components.rounds import ScoreSums, SurvivalSums
 
@@ -141,6 +142,7 @@ def add_sums(sums: Sequence[ScoreSums]) -> ScoreSums:
             for name in sorted({name for item in sums for name in item.groups})
         },
         survival=_add_survival(sums),
+        treatment=add_treatment([item.treatment for item in sums if item.treatment is not None]),
     )
 
 
@@ -160,6 +162,7 @@ def check_sums(
     bins: int,
     most_items: int | None = None,
     groups: Collection[str] = (),
+    treatment: bool = False,
 ) -> None:
     """Refuse sums that no evaluation could have given: called on what a site sends before it is used.
 
@@ -170,18 +173,23 @@ def check_sums(
         bins: The study's number of bins.
         most_items: Most items that are believed: those the site said it has; no limit if None.
         groups: Names of the subgroups that the study asks for.
+        treatment: Whether the study is one of treatments.
 
     Raises:
         RefusedError: If shapes do not fit the study, a number is negative or not finite, there are more items than
             `most_items`, the items of the histograms or of the confusion table do not add up to `count`, or a
             bin's scores do not add up to something its edges allow; or if the same holds for a subgroup, it is none of
-        the study's, or has more items than there are.
+        the study's, or has more items than there are; or benefits as of `check_treatment`.
     """
     if sums.groups.keys() - set(groups):
         raise RefusedError("the evaluation has subgroups that the study does not ask for")
     for group in sums.groups.values():
         check_sums(group, kind=kind, classes=classes, bins=bins, most_items=sums.count)
     _check_whole(sums, kind=kind, classes=classes, bins=bins, most_items=most_items)
+    if sums.treatment is not None:
+        if not treatment:
+            raise RefusedError("the evaluation has benefits of a treatment that the study does not ask for")
+        check_treatment(sums.treatment, bins=bins, most_items=sums.count)
 
 
 def _check_whole(sums: ScoreSums, *, kind: TaskKind, classes: Sequence[str], bins: int, most_items: int | None) -> None:

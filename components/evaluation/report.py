@@ -37,8 +37,17 @@ METRIC_NAMES = {
     "concordance_ipcw": "Concordance, weighted",
     "integrated_brier": "Integrated Brier score",
     "calibration_ratio": "Events seen / expected",
+    "effect": "Mean effect of the treatment",
+    "recommended_gain": "Gain of the recommended arm",
+    "auuc": "Area under the uplift curve",
+    "qini": "Qini coefficient",
+    "benefit_slope": "Slope of the benefit",
+    "benefit_offset": "Benefit, observed less predicted",
 }
-OFF_SCALE = ("loss", "calibration_slope", "calibration_intercept", "calibration_ratio")  # not of 0 to 1
+OFF_SCALE = (  # not of 0 to 1
+    "loss", "calibration_slope", "calibration_intercept", "calibration_ratio",
+    "effect", "recommended_gain", "auuc", "qini", "benefit_slope", "benefit_offset",
+)  # fmt: skip
 MODELS = ("local", "global", "pooled")  # the order of the comparison's columns
 NAMED_SITES = 8  # up to so many sites a round's row names each; above, it counts them
 

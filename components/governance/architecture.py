@@ -24,6 +24,10 @@ def architecture_digest(study: Study) -> str:
     if study.data.records is not None:
         built_from["table"] = study.data.records.model_dump(mode="json", include={"features", "wide"})
         built_from["method"] = study.local.method
+        if study.data.records.arm is not None and study.task.treatment is not None:
+            chosen = study.task.treatment.model_dump(mode="json", include={"learner", "members"})
+            fitted = study.data.records.arm.model_dump(mode="json", include={"randomised", "propensity"})
+            built_from["treatment"] = {**chosen, **fitted, "better": study.task.better}
     if study.task.survival is not None:
         built_from["survival"] = study.task.survival.model_dump(mode="json")
     return hashlib.sha256(json.dumps(built_from, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
+import torch
 from torch import Tensor
 
 from components.rounds import ServerState, Update
@@ -64,10 +65,14 @@ class FedBN:
 
         Raises:
             ValueError: If there is no update, the updates differ in their entries, or an update holds a
-                statistic: it is part of a normalisation layer and must not leave the site.
+                statistic of its site: it is part of a normalisation layer and must not leave it. One that is what
+                it was (the scales of a table's columns) says nothing of a site.
         """
         mean = weighted_mean(updates, self.weighting)
-        leaked = sorted(mean.names & state.statistics)
+        found = {name: mean.entry(name) for name in mean.names & state.statistics}
+        leaked = sorted(
+            name for name, value in found.items() if not torch.equal(value.to(state.weights[name]), state.weights[name])
+        )
         if leaked:
             raise ValueError(f"updates hold normalisation entries that must stay at the sites: {leaked[:5]}")
         return replace(state, round=state.round + 1, weights=averaged_weights(state, mean))

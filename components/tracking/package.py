@@ -42,6 +42,7 @@ from torch.export import ExportedProgram
 from components.data import encoding
 from components.data.records import encoded_features
 from components.errors import StorageError
+from components.evaluation.benefit import BENEFIT
 from components.rounds import ServerState
 from components.study import Records, Study, item_shape
 from components.tracking.archive import archive_slots, replace_weights
@@ -89,12 +90,23 @@ def preprocessing_of(study: Study) -> dict[str, Any]:
     """Return what a user of the model must know to feed it and to read its answers."""
     fields = {"records"} if study.data.records else {"spatial_size", "channels", "modality", "intensity", "window"}
     data = study.data.model_dump(mode="json", include=fields)
-    task = study.task.model_dump(mode="json", include={"kind", "classes", "threshold", "survival"})
+    fields = {"kind", "classes", "threshold", "survival", "treatment"}
+    task = study.task.model_dump(mode="json", include=fields)
     return {**data, **task, "outputs": outputs_of(study)}
 
 
 def outputs_of(study: Study) -> list[str]:
-    """Return the names of the output's columns: the positive class alone in a binary task; see `Survival.outputs`."""
+    """Return the names of the output's columns: the positive class alone in a binary task; see `Survival.outputs`.
+
+    A recommendation has the probability of the positive class in either arm (of survival its restricted mean), the
+    benefit of the second arm over the first (a difference of these, above 0 where the second is better) and the ends of
+    its 95 % interval.
+    """
+    arm, survival = study.data.records.arm if study.data.records else None, study.task.survival
+    if arm is not None and survival is not None:
+        return [*(f"mean survival {level}" for level in arm.levels), *BENEFIT]
+    if arm is not None:
+        return [*(f"{study.task.classes[1]} {level}" for level in arm.levels), *BENEFIT]
     if study.task.survival is not None:
         return study.task.survival.outputs
     return study.task.classes[1:] if study.task.kind == "binary" else list(study.task.classes)
@@ -299,14 +311,19 @@ def _table_signature(records: Records, outputs: list[str]) -> ModelSignature:
     """
     anything = AnyType()  # type: ignore[no-untyped-call]
     inputs: list[ColSpec | TensorSpec] = [ColSpec(anything, feature.column_name) for feature in records.all_features]
-    return ModelSignature(inputs=Schema(inputs), outputs=Schema([ColSpec("double", name) for name in outputs]))
+    told: list[ColSpec | TensorSpec] = [ColSpec("double", name) for name in outputs]
+    told += [ColSpec("string", encoding.RECOMMENDED)] if records.arm else []
+    return ModelSignature(inputs=Schema(inputs), outputs=Schema(told))
 
 
 def _write_table_model(folder: Path, records: Records, outputs: list[str]) -> None:
     """Write what turns a table's cells into the program's input: a module of our own, and the features."""
     (folder / CODE).mkdir()
     shutil.copyfile(Path(encoding.__file__), folder / CODE / TABLE_MODEL)
-    _write_json(folder / "data" / "features.json", {"features": encoded_features(records), "outputs": outputs})
+    about: dict[str, Any] = {"features": encoded_features(records), "outputs": outputs}
+    if records.arm is not None:
+        about["arms"] = records.arm.levels
+    _write_json(folder / "data" / "features.json", about)
 
 
 def _write_json(file: Path, content: object) -> None:

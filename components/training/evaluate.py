@@ -12,10 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import RefusedError
+from components.evaluation.benefit import Predicted, treatment_sums
 from components.evaluation.histograms import Booleans, TaskKind, sums_from_scores
-from components.rounds import ScoreSums, Split
+from components.rounds import ScoreSums, Split, TreatmentSums
 from components.training.devices import Device, choose_device
 
+Batch = tuple[Tensor, Tensor]
 BATCH_SIZE = 256  # items scored at once; a result does not depend on it beyond rounding
 
 
@@ -56,6 +58,20 @@ class Classifier(Protocol):
         ...
 
 
+@runtime_checkable
+class PredictsBenefit(Protocol):
+    """A module that recommends a treatment; `models.treatment.TreatmentModel` does."""
+
+    @property
+    def better(self) -> int:
+        """The class that is wanted for a patient."""
+        ...
+
+    def benefit(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return, for each patient, the benefit of the second arm, the chance of being given it, and the arm."""
+        ...
+
+
 def evaluate_site(
     module: nn.Module,
     data: EvaluationBatches,
@@ -66,6 +82,7 @@ def evaluate_site(
     device: Device = "auto",
     batch_size: int = BATCH_SIZE,
     masks: Callable[[Tensor], Mapping[str, Booleans]] | None = None,
+    smallest_cell: int = 1,
 ) -> ScoreSums:
     """Evaluate a model on one split of a site's items.
 
@@ -78,6 +95,7 @@ def evaluate_site(
         device: ``auto``, ``cpu`` or ``cuda``.
         batch_size: Items scored at once.
         masks: Says of items which of them are in which subgroup.
+        smallest_cell: Fewest patients behind a number about the benefit of a treatment.
 
     Returns:
         Sums over the items, and of each subgroup with its sums in `groups`, whatever its size. `loss` adds up the
@@ -95,6 +113,7 @@ def evaluate_site(
     with evaluating(module, choose_device(device)) as target:
         batches = data.evaluation_batches(split, batch_size=batch_size)
         scores, labels, loss = _score(module, batches, target)
+        treatment = _treatment(module, batches, target, bins=bins, smallest_cell=smallest_cell)
     objective = module.objective
     width = 1 if objective.kind == "binary" else objective.classes
     add_up = partial(
@@ -109,7 +128,21 @@ def evaluate_site(
     truth = torch.cat(labels) if labels else no_labels
     chosen = masks(torch.cat([items for items, _ in batches])) if masks is not None and scores else {}
     groups = {name: add_up(score.numpy()[mask], truth.numpy()[mask]) for name, mask in chosen.items()}
-    return add_up(score, truth).model_copy(update={"loss": loss, "groups": groups})
+    return add_up(score, truth).model_copy(update={"loss": loss, "groups": groups, "treatment": treatment})
+
+
+def _treatment(
+    module: nn.Module, batches: Iterable[Batch], device: torch.device, *, bins: int, smallest_cell: int
+) -> TreatmentSums | None:
+    """Return the sums about predicted benefits; None if the model predicts none, or too few patients are there."""
+    if not isinstance(module, PredictsBenefit):
+        return None
+    found = [[part.cpu() for part in module.benefit(items.to(device))] for items, _ in batches]
+    if not found:
+        return None
+    benefit, given, arm = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    outcome = torch.cat([labels for _, labels in batches]).numpy() == module.better
+    return treatment_sums(Predicted(benefit, given, arm, outcome), bins=bins, smallest_cell=smallest_cell)
 
 
 def _score(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from components.errors import RefusedError
+from components.evaluation.benefit import Predicted, treatment_sums
 from components.evaluation.histograms import Booleans, Floats
-from components.evaluation.survival_sums import censoring_of, survival_sums
-from components.rounds import ScoreSums, Split
+from components.evaluation.survival_sums import RAREST, Censoring, censoring_of, survival_sums
+from components.rounds import ScoreSums, Split, TreatmentSums
 from components.survival import Survival
 from components.training.devices import Device, choose_device
-from components.training.evaluate import BATCH_SIZE, EvaluationBatches, evaluating
+from components.training.evaluate import BATCH_SIZE, EvaluationBatches, PredictsBenefit, evaluating
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
@@ -107,7 +108,40 @@ def evaluate_survival(
         )  # fmt: skip
         chosen = masks(torch.cat([rows for rows, _ in batches])) if masks is not None and batches else {}
         groups = {name: add_up(mask) for name, mask in chosen.items()}
-        return add_up(np.ones(len(labels), dtype=np.bool_)).model_copy(update={"groups": groups})
+        treatment = _treatment(
+            module, batches, target, task=task, bins=bins, smallest_cell=smallest_cell,
+            censoring=censoring_of(add_up.keywords["everybody"]),
+        )  # fmt: skip
+        whole = add_up(np.ones(len(labels), dtype=np.bool_))
+        return whole.model_copy(update={"groups": groups, "treatment": treatment})
+
+
+def _treatment(
+    module: nn.Module,
+    batches: Sequence[tuple[Tensor, Tensor]],
+    device: torch.device,
+    *,
+    task: Survival,
+    bins: int,
+    smallest_cell: int,
+    censoring: Censoring,
+) -> TreatmentSums | None:
+    """Return the sums about predicted benefits.
+
+    None if the model predicts none, or too few patients are there, or followed until the horizon.
+    """
+    if not isinstance(module, PredictsBenefit) or not batches:
+        return None
+    found = [[part.cpu() for part in module.benefit(rows.to(device))] for rows, _ in batches]
+    benefit, given, arm = (torch.cat(parts).numpy() for parts in zip(*found, strict=True))
+    labels, until = torch.cat([truth for _, truth in batches]).double().numpy(), task.horizons[-1]
+    if censoring.before(until) < RAREST:
+        return None
+    time = np.minimum(labels[:, 0], until)
+    died = (labels[:, 1] > 0) & (labels[:, 0] <= until)
+    known = died | (labels[:, 0] >= until)
+    predicted = Predicted(benefit, given, arm, ~died, time / until, known / censoring.before(time))
+    return treatment_sums(predicted, bins=bins, smallest_cell=smallest_cell)
 
 
 def _sums(

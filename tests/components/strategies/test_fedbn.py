@@ -35,6 +35,14 @@ def test_a_statistic_that_left_its_site_is_refused() -> None:
         FedBN().aggregate(state, [sent])
 
 
+def test_a_statistic_that_is_what_it_was_says_nothing_of_a_site() -> None:
+    state = FedBN().init(MODEL, STATISTICS)
+    sent = [Update(site, 1, {"conv": torch.ones(2), "norm.running_var": torch.full((2,), 3.0)}, 7) for site in "ab"]
+    after = FedBN().aggregate(state, sent)
+    assert torch.equal(after.weights["norm.running_var"], MODEL["norm.running_var"])
+    assert torch.equal(after.weights["conv"], torch.ones(2))
+
+
 def test_sites_that_keep_different_entries_are_refused() -> None:
     sent = [
         Update("a", 1, {"conv": torch.zeros(2)}, weight=1),

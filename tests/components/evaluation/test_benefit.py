@@ -1,0 +1,140 @@
+"""Sums of predicted benefits: what a site tells, what is added, what is refused."""
+
+import numpy as np
+import pytest
+
+from components.errors import RefusedError
+from components.evaluation.benefit import (
+    Predicted,
+    add_treatment,
+    benefit_warning,
+    check_treatment,
+    treatment_sums,
+)
+from components.rounds import TreatmentSums
+from tests.references.tiny_treatment import treatment_study
+
+BINS = 20
+
+
+def patients(count: int, *, seed: int = 0, share: float = 0.5) -> Predicted:
+    """Patients whose benefit is what is predicted; half are given the second arm."""
+    random = np.random.default_rng(seed)
+    benefit = random.uniform(-0.4, 0.4, count)
+    arm = random.random(count) < share
+    wanted = random.random(count) < 0.5 + benefit * arm
+    return Predicted(benefit, np.full(count, share), arm, wanted)
+
+
+def told(found: Predicted, smallest_cell: int = 1) -> TreatmentSums:
+    sums = treatment_sums(found, bins=BINS, smallest_cell=smallest_cell)
+    assert sums is not None
+    return sums
+
+
+def test_sums_worked_by_hand() -> None:
+    found = Predicted(
+        benefit=np.array([-0.55, 0.0, 0.05, 0.05, 0.31]),
+        given=np.array([0.5, 0.5, 0.8, 0.8, 0.25]),
+        arm=np.array([False, True, False, True, True]),
+        wanted=np.array([True, False, True, True, True]),
+    )
+    first, second = told(found).arms
+    # a benefit of 0 speaks for the first arm: it lies in the bin below 0
+    assert (first.bins, second.bins) == ([4, 10], [9, 10, 13])
+    assert (first.patients, second.patients) == ([1, 1], [1, 1, 1])
+    assert first.weights == pytest.approx([2.0, 5.0])
+    assert second.weights == pytest.approx([2.0, 1.25, 4.0])
+    assert first.squares == pytest.approx([4.0, 25.0])
+    assert second.outcomes == pytest.approx([0.0, 1.25, 4.0])
+    assert second.square_outcomes == pytest.approx([0.0, 1.5625, 16.0])
+    assert second.benefits == pytest.approx([0.0, 0.05, 0.31])
+    assert (first.overlap_bins, second.overlap_bins) == ([10, 16], [5, 10, 16])
+
+
+def test_two_sites_added_are_both_in_one_place() -> None:
+    north, south = patients(300, seed=1), patients(200, seed=2)
+    both = Predicted(*(np.concatenate([getattr(north, name), getattr(south, name)])
+                       for name in ("benefit", "given", "arm", "wanted")))  # fmt: skip
+    added = add_treatment([told(north), told(south)])
+    assert added is not None
+    for one, other in zip(added.arms, told(both).arms, strict=True):
+        assert (one.bins, one.patients) == (other.bins, other.patients)
+        for name in ("benefits", "weights", "squares", "outcomes", "square_outcomes"):
+            assert getattr(one, name) == pytest.approx(getattr(other, name), rel=1e-12)
+    assert add_treatment([told(south), told(north)]) == added
+    assert add_treatment([]) is None
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nothing_that_is_told_rests_on_too_few_patients_and_nobody_is_lost(seed: int) -> None:
+    found, smallest = patients(500, seed=seed, share=0.3), 5
+    sums = told(found, smallest)
+    for number, arm in enumerate(sums.arms):
+        mine = found.arm == bool(number)
+        weight = 1 / 0.3 if number else 1 / 0.7
+        wanted = np.array(arm.outcomes) / weight
+        for count, having in zip(arm.patients, wanted.round().astype(int), strict=True):
+            assert count >= smallest
+            assert not 0 < having < smallest
+            assert not 0 < count - having < smallest
+        assert all(count >= smallest for count in arm.overlap)
+        assert sum(arm.patients) == sum(arm.overlap) == mine.sum()
+        assert sum(arm.outcomes) == pytest.approx(weight * found.wanted[mine].sum())
+        assert sum(arm.benefits) == pytest.approx(found.benefit[mine].sum())
+    assert max(len(arm.bins) for arm in sums.arms) > 1
+
+
+def test_joined_groups_keep_to_their_side_of_no_benefit() -> None:
+    found = patients(400, seed=3)
+    sums = told(found, 5)
+    for number, arm in enumerate(sums.arms):
+        above = sum(count for place, count in zip(arm.bins, arm.patients, strict=True) if place >= BINS // 2)
+        assert above == ((found.benefit > 0) & (found.arm == bool(number))).sum()
+
+
+def test_a_site_with_too_few_of_an_arm_tells_nothing() -> None:
+    found = patients(60, seed=4)
+    few = found.arm & (np.cumsum(found.arm) > 3)
+    only = Predicted(found.benefit, found.given, found.arm & ~few, found.wanted)
+    assert treatment_sums(only, bins=BINS, smallest_cell=5) is None
+    nobody = Predicted(found.benefit, found.given, np.zeros(60, dtype=bool), found.wanted)
+    assert treatment_sums(nobody, bins=BINS, smallest_cell=1) is None
+
+
+def test_a_benefit_that_is_not_finite_is_refused() -> None:
+    found = patients(10)
+    found.benefit[3] = np.nan
+    with pytest.raises(RefusedError, match="benefits are not finite"):
+        treatment_sums(found, bins=BINS, smallest_cell=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"patients": [1, 2, 3]}, "not as many as their groups"),
+        ({"bins": [11, 4]}, "do not rise"),
+        ({"bins": [4, 20]}, "beyond the study's"),
+        ({"weights": [2.0, float("inf")]}, "not finite"),
+        ({"weights": [2.0, 0.5]}, "none that so many patients can have"),
+        ({"weights": [2.0, 51.0]}, "none that so many patients can have"),
+        ({"outcomes": [2.0, 9.0]}, "none that so many patients can have"),
+        ({"benefits": [-1.5, 0.0]}, "none that so many patients can have"),
+        ({"patients": [1, 90], "weights": [2.0, 180.0], "squares": [4.0, 400.0]}, "more than the 3 patients"),
+    ],
+)
+def test_sums_that_no_evaluation_gives_are_refused(change: dict[str, list[float]], words: str) -> None:
+    found = Predicted(
+        np.array([-0.55, 0.05, 0.3]), np.full(3, 0.5), np.array([False, False, True]), np.array([True, False, True])
+    )
+    sums = told(found)
+    check_treatment(sums, bins=BINS, most_items=3)
+    spoilt = sums.model_copy(update={"arms": [sums.arms[0].model_copy(update=change), sums.arms[1]]})
+    with pytest.raises(RefusedError, match=words):
+        check_treatment(spoilt, bins=BINS, most_items=3)
+
+
+def test_the_warning_is_there_exactly_where_nobody_drew_lots() -> None:
+    assert benefit_warning(treatment_study()) == ""
+    observed = treatment_study(arm={"randomised": False, "propensity": None})
+    assert benefit_warning(observed).startswith("NOT RANDOMISED: nobody drew lots for drug")
