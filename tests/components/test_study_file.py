@@ -108,7 +108,7 @@ BAD = [
     ("[64, 64]", "[64]", ":8: data.spatial_size: given a list of 1; must be a list of 2 to 3, each a whole number, 1 or more"),
     ("[64, 64]", "64", ":8: data.spatial_size: given 64; must be a list of 2 to 3, each a whole number, 1 or more"),
     ("[64, 64]", "\n    - 64\n    - 0", ":10: data.spatial_size[1]: given 0; must be 1 or more"),
-    ("task:\n  classes: [normal, opacity]", "task:", ":2: task: given nothing; must be a table with the keys kind, classes, threshold, imbalance, survival"),
+    ("task:\n  classes: [normal, opacity]", "task:", ":2: task: given nothing; must be a table with the keys kind, classes, threshold, imbalance, survival, treatment"),
     ("strategy:\n  name: FedProx\n  proximal_weight: 0.01", "strategy: FedAvg", ":14: strategy: given 'FedAvg'; must be a table with the key name"),
     # either one kind of value or another: one message, not one for each kind
     (GOOD[GOOD.index("sites:") : GOOD.index("strategy:")], "sites: 3\n", f":9: sites: given 3; must be {SITES}"),
