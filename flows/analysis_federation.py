@@ -55,11 +55,11 @@ def analyse_federated(
         check_reachable(config.prefect_url, name="Prefect")
         prefect = prefect_environment(config.prefect_url, None, user=os.environ)
         os.environ.update(prefect)
-        from flows.analysis_sites import Hospitals, Roll  # Prefect, once its settings are known
+        from flows.analysis_sites import AnalysisRoll, Hospitals  # Prefect, once its settings are known
         from flows.site_runs import SiteRuns
 
         interrupted.check()
-        roll = Roll(study, side, require_ready=config.require_ready)
+        roll = AnalysisRoll(study.sites, side, require_ready=config.require_ready)
         ledger = begin_analysis(study, roll.roster(), journal, fresh=fresh)
         known = analyses(journal.entries)
         _take_back(side, known)

@@ -10,13 +10,11 @@ import asyncio
 import time
 from concurrent.futures import Future
 from functools import partial
-from typing import Any, cast
 from uuid import UUID
 
 from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
-from components.analytics.plan import AnalysisStudy
 from components.analytics.records import AnalysisAnswer, AnalysisRequest
 from components.errors import DataError, WardRoundError
 from components.exchange.questions import (
@@ -39,8 +37,8 @@ from flows.analysis_session import AnalysisSession, request_digest
 from flows.collecting import GONE_S
 from flows.coordinator import CoordinatorSide
 from flows.errands import Errand, Errands
-from flows.membership import Membership
 from flows.readiness import reasons_text
+from flows.roll import Roll
 from flows.session import AWAY_S, about_time
 from flows.site_runs import SiteRuns
 
@@ -49,17 +47,8 @@ ATTEMPTS = 2  # a site whose work failed is asked once more at once
 SHOWN = 1  # the round under which `flows.site_runs` shows all questions
 
 
-class Roll(Membership):
-    """The hospitals of an analysis: as those of a training, but nobody has to prepare.
-
-    Args:
-        study: Where it names its sites, only those are asked, else every one that is enrolled.
-        side: The coordinator's side of the federation.
-        require_ready: Whether only sites are asked whose doctor has passed.
-    """
-
-    def __init__(self, study: AnalysisStudy, side: CoordinatorSide, *, require_ready: bool) -> None:
-        super().__init__(cast(Any, study), side, cast(Any, None), require_ready=require_ready)
+class AnalysisRoll(Roll):
+    """The hospitals of an analysis: nobody has to prepare."""
 
     def roster(self) -> list[str]:
         """Return who is asked.
@@ -67,13 +56,13 @@ class Roll(Membership):
         Raises:
             QuorumError: If a site the study names is not enrolled, or none is.
         """
-        self._read_sites(now=True)
+        self.read_sites(now=True)
         self._require_enrolled()
         return sorted(self._expected())
 
     def takes_part(self, site: str) -> bool:
         """Return whether a site may be asked now."""
-        self._read_sites()
+        self.read_sites()
         found = self._sites.get(site)
         return found is not None and self._is_member(found)
 
@@ -85,7 +74,7 @@ class Roll(Membership):
             asked: What it was asked; None where that may not be, yet.
         """
         if not self.takes_part(site):
-            return self._gone(site).reason
+            return self._why_gone(site)
         silent_s = self.silent_s(site)
         if silent_s >= AWAY_S:
             return f"not heard of for {about_time(silent_s)}"
@@ -102,7 +91,7 @@ class Hospitals:
         runs: Shows what is asked in Prefect.
     """
 
-    def __init__(self, session: AnalysisSession, side: CoordinatorSide, roll: Roll, runs: SiteRuns) -> None:
+    def __init__(self, session: AnalysisSession, side: CoordinatorSide, roll: AnalysisRoll, runs: SiteRuns) -> None:
         self._session, self._side, self._roll, self._runs = session, side, roll, runs
         self._errands = Errands(side, runs)
         self._away: dict[str, str] = {}

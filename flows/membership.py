@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
@@ -11,18 +10,16 @@ from uuid import UUID
 
 from components.assemble import quorum_of
 from components.dispatch import Preparation
-from components.errors import QuorumError, ServiceError, WardRoundError
-from components.exchange.protocol import speaks_otherwise
-from components.gateway.claims import Claim, ClaimState
-from components.gateway.records import SlotKey, own_version, slot_of_order
-from components.gateway.sites import Site
+from components.errors import QuorumError, WardRoundError
+from components.gateway.claims import ClaimState
+from components.gateway.records import slot_of_order
 from components.rounds import Order
-from components.study import Study, VirtualSites
+from components.study import Study
 from flows.coordinator import CoordinatorSide
-from flows.heard import Heard
 from flows.progress import Watcher
 from flows.readiness import reasons_text
 from flows.remote import RemoteDispatcher
+from flows.roll import Roll
 
 log = logging.getLogger("wardround.coordinator")
 LOOK_EVERY_S = 0.1
@@ -32,7 +29,7 @@ ASK_AGAIN_S = 120.0  # a site that was not ready: its data may be mended
 _NOBODY: Mapping[str, Preparation] = {}
 
 
-class Membership:
+class Membership(Roll):
     """The hospitals of one training; a `flows.session.Hospitals`.
 
     Args:
@@ -45,16 +42,12 @@ class Membership:
     def __init__(
         self, study: Study, side: CoordinatorSide, dispatcher: RemoteDispatcher, *, require_ready: bool
     ) -> None:
-        self._study, self._side, self._dispatcher, self._require_ready = study, side, dispatcher, require_ready
-        self._named = None if isinstance(study.sites, VirtualSites) else {site.name for site in study.sites}
+        super().__init__(study.sites, side, require_ready=require_ready)
+        self._study, self._dispatcher = study, dispatcher
         self._asked: dict[str, Future[Preparation]] = {}
         self._again_at: dict[str, float] = {}
         self._found: dict[str, Preparation] = {}
-        self._sites: dict[str, Site] = {}
-        self._claims: dict[SlotKey, Claim] = {}
-        self._heard, self._renewed = Heard[str](), Heard[SlotKey]()
         self._at_work: Mapping[str, Preparation] = {}
-        self._looked = -math.inf
 
     def gather(
         self, watcher: Watcher, check: Callable[[], None], *, at_work: Mapping[str, Preparation] = _NOBODY
@@ -91,8 +84,9 @@ class Membership:
         """See `flows.session.Hospitals`."""
         self._look(now=True)
         ready = {name for name, found in self._found.items() if found.ready}
-        gone = [self._gone(name) for name in sorted(set(known) - self._asked.keys())]
-        return gone + [self._found[name] for name in sorted(ready - set(known))]
+        gone = {name: self._why_gone(name) for name in sorted(set(known) - self._asked.keys())}
+        left = [Preparation(site=name, ready=False, reason=reason) for name, reason in gone.items()]
+        return left + [self._found[name] for name in sorted(ready - set(known))]
 
     def begin_round(self, number: int, run: UUID) -> None:
         """See `flows.session.Hospitals`."""
@@ -106,30 +100,9 @@ class Membership:
         """See `flows.session.Hospitals`."""
         self._dispatcher.withdraw(order)
 
-    def silent_s(self, site: str) -> float:
-        """See `flows.session.Hospitals`; by this process's own clock, from when it began to listen.
-
-        While the gateway's database is away nobody grows silent: nobody could have been heard.
-        """
-        self._read_sites()
-        return self._heard.silent_s(site)
-
     def claim(self, order: Order) -> ClaimState:
         """See `flows.session.Hospitals`."""
         return self.claim_on(slot_of_order(order))
-
-    def claim_on(self, slot: SlotKey) -> ClaimState:
-        """Return whether a site has taken up what goes into a slot; by this process's own clock, as `silent_s`."""
-        self._read_sites()
-        if slot not in self._claims:
-            return "open"
-        return "lapsed" if self._renewed.silent_s(slot) > self._claims[slot].life_s else "held"
-
-    def speaks_otherwise(self, site: str) -> str:
-        """See `flows.session.Hospitals`."""
-        self._read_sites()
-        found = self._sites.get(site)
-        return "" if found is None else speaks_otherwise(found.protocol, found.version, own=own_version())
 
     def estimate_s(self, site: str) -> float | None:
         """See `flows.session.Hospitals`."""
@@ -142,7 +115,7 @@ class Membership:
 
     def _look(self, *, now: bool = False) -> None:
         """See who is a member, ask those who were not asked, and take what they found."""
-        self._read_sites(now=now)
+        self.read_sites(now=now)
         members = {name for name, site in self._sites.items() if self._is_member(site)}
         for name in sorted(members):
             again = name in self._again_at and time.monotonic() >= self._again_at[name]
@@ -169,33 +142,6 @@ class Membership:
             if other := self.speaks_otherwise(name):  # it has said so since it was asked
                 self._found[name] = self._found[name].model_copy(update={"reason": other})
 
-    def _read_sites(self, *, now: bool = False) -> None:
-        """Read the gateway's list of sites, not too often; while its database is away, what it said last holds."""
-        seen_at = time.monotonic()
-        if not now and seen_at - self._looked < LOOK_AT_SITES_EVERY_S:
-            return
-        self._looked = seen_at
-        try:
-            sites, self._claims = self._side.sites.list(), self._side.claims.all()
-        except ServiceError as error:
-            if not self._sites:
-                raise  # there is nothing to begin with
-            log.warning("the list of sites is that of before: %s", error)
-            self._heard.could_not()
-            self._renewed.could_not()
-            return
-        self._sites = {site.name: site for site in sites}
-        self._heard.note({site.name: site.last_seen for site in sites}, seen_at)
-        self._renewed.note({slot: claim.renewed_at for slot, claim in self._claims.items()}, seen_at)
-
-    def _is_member(self, site: Site) -> bool:
-        """Return whether a site takes part in this training."""
-        if self._named is not None and site.name not in self._named:
-            return False
-        if speaks_otherwise(site.protocol, site.version, own=own_version()):
-            return False
-        return site.status == "ready" if self._require_ready else site.active
-
     def _require_members(self) -> None:
         """Refuse to begin where a named site, or every site, is missing from the federation, or none can take part."""
         enrolled = self._require_enrolled()
@@ -207,15 +153,6 @@ class Membership:
                 f"{', '.join(sorted(enrolled))}: enrolled, but no doctor has passed. Run at each hospital: "
                 "wardround hospital doctor"
             )
-
-    def _require_enrolled(self) -> set[str]:
-        """Return who is enrolled; refuse to begin where a named site, or every site, is not."""
-        enrolled = {name for name, site in self._sites.items() if site.active}
-        absent = sorted((self._named or set()) - enrolled)
-        if absent or not enrolled:
-            who = f"{', '.join(absent)} not enrolled" if absent else "no hospital is enrolled"
-            raise QuorumError(f"{who}: invite each with  wardround coordinator invite NAME")
-        return enrolled
 
     def _waiting_for(self) -> str:
         """Say for whom the first round waits; empty if it can begin, or never will."""
@@ -239,19 +176,7 @@ class Membership:
     def _needed(self) -> int:
         return self._study.rounds.updates_needed or quorum_of(self._study, len(self._expected()))
 
-    def _expected(self) -> set[str]:
-        """Return the sites that should take part, whether or not they can: a part of them is a part of all of these."""
-        enrolled = {name for name, site in self._sites.items() if site.active}
-        return enrolled if self._named is None else enrolled & self._named
-
     def _away(self, name: str) -> Preparation:
         reason = "away when the training began" if name in self._asked else "its doctor has not passed"
         reason = self.speaks_otherwise(name) or reason
-        return Preparation(site=name, ready=False, reason=reason)
-
-    def _gone(self, name: str) -> Preparation:
-        site = self._sites.get(name)
-        reason = self.speaks_otherwise(name) or (
-            "its doctor has not passed since" if site and site.active else f"it was {site.status if site else 'lost'}"
-        )
         return Preparation(site=name, ready=False, reason=reason)

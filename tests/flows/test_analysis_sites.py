@@ -26,7 +26,7 @@ from components.gateway.sites import Sites
 from components.governance.identity_files import CoordinatorFolder
 from components.journal import Journal
 from flows.analysis_session import AnalysisSession, StoppedAnalysisError, begin_analysis, open_journal
-from flows.analysis_sites import Hospitals, Roll
+from flows.analysis_sites import AnalysisRoll, Hospitals
 from flows.coordinator import CoordinatorSide
 from flows.progress import Watcher
 from flows.site_runs import SiteRuns
@@ -56,7 +56,7 @@ class Quiet:
     def close(self) -> None: ...
 
 
-class Present(Roll):
+class Present(AnalysisRoll):
     """A roll of sites that are all there."""
 
     def takes_part(self, site: str) -> bool:
@@ -87,7 +87,7 @@ def session(journal: Journal) -> AnalysisSession:
 
 @pytest.fixture
 def hospitals(side: Side, session: AnalysisSession) -> Iterator[Hospitals]:
-    roll = Present(STUDY, side, require_ready=False)
+    roll = Present(STUDY.sites, side, require_ready=False)
     made = Hospitals(session, side, roll, cast(SiteRuns, Quiet()))
     yield made
     made.close()

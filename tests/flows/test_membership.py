@@ -17,7 +17,7 @@ from components.gateway.database import Database, sites
 from components.gateway.records import own_version, slot_of_order
 from components.gateway.sites import Site, Sites
 from components.rounds import Order, RoundPlan
-from flows import heard
+from flows import heard, roll
 from flows import membership as module
 from flows.coordinator import CoordinatorSide
 from flows.membership import Membership
@@ -51,6 +51,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(heard, "time", clock)
+    monkeypatch.setattr(roll, "time", clock)
     return clock
 
 
