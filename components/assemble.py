@@ -290,7 +290,8 @@ def _columns(study: Study) -> list[tuple[str, str]]:
 def _newton(study: Study) -> list[tuple[str, str]]:
     """Refuse what an exact Newton step cannot be of: it is that of the mean cross-entropy of all rows."""
     if study.local.method != "newton":
-        return []
+        text = f"given {study.local.lasso:g}; it goes with local.method: newton alone"
+        return [("local.lasso", text)] if study.local.lasso else []
     weighting = study.strategy.hyperparameters.get("weighting", "samples")
     survival = study.task.survival
     needed: list[tuple[str, object, object]] = [

@@ -211,7 +211,12 @@ class SiteRuntime:
             return boost_site(module, data, smallest_cell=smallest_cell, seed=training.seed)
         if local.method == "newton":
             return newton_site(
-                module, data, ridge=local.optimizer.weight_decay, seed=training.seed, smallest_cell=smallest_cell
+                module,
+                data,
+                ridge=local.optimizer.weight_decay,
+                lasso=local.lasso,
+                seed=training.seed,
+                smallest_cell=smallest_cell,
             )
         if self.setting.study.task.survival is not None:
             measure_baseline(module, data, smallest_cell)

@@ -303,10 +303,10 @@ class LocalTraining(Section, LaterFields):
     """What a site does in one round.
 
     Attributes:
-        method: ``gradient`` (the optimiser, on batches), or ``newton``: for FedAvg with LogisticRegression, or with
-            Linear and ``task.survival.loss: cox``, one exact Newton step a round, from the second on; what all rows in
-            one place would give (of Cox's regression, stratified by site). Of the optimiser, only `weight_decay`
-            counts then, as a ridge.
+        method: ``gradient`` (the optimiser, on batches), or ``newton``: for FedAvg with LogisticRegression, or Linear
+            and ``task.survival.loss: cox``, an exact Newton step a round from the second on: what all rows in one place
+            give (Cox's regression stratified by site). Of the optimiser only `weight_decay` counts, as a ridge.
+        lasso: With ``newton``: weight of the absolute coefficients (no intercept); with a ridge, the elastic net.
         epochs: Passes over the site's training items (this or `steps`).
         steps: Optimiser steps (this or `epochs`).
         batch_size: Items per step; the last batch of an epoch may be smaller, or one larger.
@@ -315,9 +315,10 @@ class LocalTraining(Section, LaterFields):
         device: ``auto`` (CUDA where there is one), ``cpu`` or ``cuda``.
     """
 
-    later = frozenset({"method"})
+    later = frozenset({"method", "lasso"})
 
     method: Literal["gradient", "newton"] = "gradient"
+    lasso: Annotated[float, Field(ge=0)] = 0.0
     epochs: Positive | None = None
     steps: Positive | None = None
     batch_size: Positive = 32

@@ -275,7 +275,7 @@ class SurvivalModel(pl.LightningModule):
             self.baseline.measure(self(rows), labels, smallest_cell)
         self.train(before)
 
-    def newton(self, rows: Tensor, labels: Tensor, ridge: float) -> None:
+    def newton(self, rows: Tensor, labels: Tensor, ridge: float, lasso: float = 0.0) -> None:
         """Take the step of what was measured before, and measure again, on rows [N, F] and labels [N, 2].
 
         Raises:
@@ -283,7 +283,7 @@ class SurvivalModel(pl.LightningModule):
         """
         if not isinstance(self.network, NewtonCox):
             raise ValueError("Newton steps need a linear score that keeps its curvature")
-        self.network.take_step(ridge)
+        self.network.take_step(ridge, lasso)
         if float(self.network.weight.detach().abs().max()) > STEEPEST:
             raise ValueError("the coefficients grow without end")
         with torch.no_grad():

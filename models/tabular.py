@@ -16,6 +16,7 @@ from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from models.base import Objective, OptimizerSettings, seeded
 from models.classification import Classifier
+from models.elastic_net import lowest_point
 from models.network_arguments import LogisticRegressionArguments, MLPArguments, check_arguments
 
 FLATTEST = 1e-9  # of the largest eigenvalue: below it a curvature kept in float32 has no inverse to speak of
@@ -150,25 +151,35 @@ class NewtonLayer(nn.Linear):
         self.register_buffer("curvature", torch.zeros(numbers, numbers))
 
     @torch.no_grad()
-    def take_step(self, ridge: float) -> None:
+    def take_step(self, ridge: float, lasso: float = 0.0) -> None:
         r"""Take the Newton step of what was measured; none, if nothing was.
 
         .. math:: w - (H + \lambda I)^{-1} (g + \lambda w)
 
+        With a lasso it is that of `models.elastic_net`, and no lasso is on the intercept.
+
         Raises:
-            ValueError: If the curvature cannot be inverted.
+            ValueError: If the curvature cannot be inverted, or the elastic net does not settle.
         """
         if not self.curvature.any():
             return
         now = self._coefficients()
+        if lasso:
+            then = lowest_point(self.gradient, self.curvature, now, ridge=ridge, lasso=lasso, thinned=self.in_features)
+        else:
+            then = self._inverted(now, ridge)
+        self.weight.copy_(then[: self.in_features].unsqueeze(0))
+        if self.bias is not None:
+            self.bias.copy_(then[self.in_features :])
+
+    def _inverted(self, now: Tensor, ridge: float) -> Tensor:
+        """Return where the plain step leads."""
         curvature = self.curvature.double() + ridge * torch.eye(len(now), dtype=torch.float64)
         values = torch.linalg.eigvalsh(curvature)
         if not values[0] > FLATTEST * values[-1]:
             raise ValueError("the curvature of the loss cannot be inverted")
-        then = now - torch.linalg.solve(curvature, self.gradient.double() + ridge * now)
-        self.weight.copy_(then[: self.in_features].unsqueeze(0))
-        if self.bias is not None:
-            self.bias.copy_(then[self.in_features :])
+        step: Tensor = torch.linalg.solve(curvature, self.gradient.double() + ridge * now)
+        return now - step
 
     def _coefficients(self) -> Tensor:
         """Return weights and intercept [P] in double precision."""
@@ -223,7 +234,7 @@ class RiskModel(Classifier):
         """Return logits [N, K] of rows [N, F], NaN where a value is missing; K is 1 for a binary task."""
         return self.network(self.inputs(rows))  # type: ignore[no-any-return]
 
-    def newton(self, rows: Tensor, labels: Tensor, ridge: float) -> None:
+    def newton(self, rows: Tensor, labels: Tensor, ridge: float, lasso: float = 0.0) -> None:
         """Take the step of what was measured before, and measure again, on rows [N, F] and labels [N].
 
         Raises:
@@ -231,7 +242,7 @@ class RiskModel(Classifier):
         """
         if not isinstance(self.network, NewtonLinear):
             raise ValueError("Newton steps need a logistic regression that keeps its curvature")
-        self.network.take_step(ridge)
+        self.network.take_step(ridge, lasso)
         with torch.no_grad():
             self.network.measure(self.inputs(rows), labels)
 

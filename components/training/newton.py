@@ -8,7 +8,8 @@ every entry). By event, in round :math:`t`:
 - coordinator: :math:`g_t = \sum_k \frac{n_k}{n} g_t^k`, :math:`H_t = \sum_k \frac{n_k}{n} H_t^k`; :math:`w_t` is
   the same everywhere.
 
-So the rounds are the iterations of Newton's method on all rows in one place, and the first one only measures.
+So the rounds are the iterations of Newton's method on all rows in one place, and the first one only measures. With a
+lasso the step is that of `models.elastic_net`, and the rounds end at the elastic net of all rows in one place.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class TakesNewtonSteps(Protocol):
 
     separated: str
 
-    def newton(self, rows: Tensor, labels: Tensor, ridge: float) -> None:
+    def newton(self, rows: Tensor, labels: Tensor, ridge: float, lasso: float = 0.0) -> None:
         """Take the step of what was measured before, and measure again."""
         ...
 
@@ -47,7 +48,13 @@ class TakesNewtonSteps(Protocol):
 
 
 def newton_site(
-    module: pl.LightningModule, data: SiteBatches, *, ridge: float, seed: int, smallest_cell: int = 1
+    module: pl.LightningModule,
+    data: SiteBatches,
+    *,
+    ridge: float,
+    seed: int,
+    lasso: float = 0.0,
+    smallest_cell: int = 1,
 ) -> SiteResult:
     """Take the Newton step that the weights carry, and measure the next one on a site's own rows.
 
@@ -55,6 +62,7 @@ def newton_site(
         module: A `TakesNewtonSteps`, with the weights of the round.
         data: The site's data.
         ridge: Coefficient of the squared weights' penalty, half of it, intercept included.
+        lasso: Coefficient of the absolute weights' penalty, without the intercept.
         seed: Of the order of the rows, which decides nothing but the last bits.
         smallest_cell: Fewest patients behind a number of a baseline hazard, if the module keeps one.
 
@@ -71,7 +79,7 @@ def newton_site(
         raise DataError("the site has no training items; look at its quarantine list and its splits")
     rows, labels = next(iter(data.train_batches(batch_size=samples, seed=seed, balanced=False)))
     try:
-        module.newton(rows, labels, ridge)
+        module.newton(rows, labels, ridge, lasso)
     except ValueError as error:
         raise RefusedError(
             f"{error}: {module.separated}, or one follows from the others. Leave it "

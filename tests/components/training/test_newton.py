@@ -21,6 +21,7 @@ from flows.dispatch import InProcessDispatcher
 from flows.readiness import fitted_to
 from tests.references.tiny_table import Patient, table_study, write_hospitals
 
+LASSO = 0.05
 NEWTON = {"method": "newton", "epochs": 1, "optimizer": {"learning_rate": 1.0}}
 
 
@@ -64,6 +65,35 @@ def test_the_weights_are_those_of_the_pooled_fit(tmp_path: Path, ridge: float) -
     found = np.concatenate([weights["network.weight"][0].numpy(), weights["network.bias"].numpy()])
     np.testing.assert_allclose(found, oracle.coef_[0], atol=1e-6)
     assert np.abs(found).max() > 0.3
+
+
+@pytest.mark.parametrize("ridge", [0.0, 0.02])
+def test_with_a_lasso_the_weights_are_those_of_the_pooled_elastic_net(tmp_path: Path, ridge: float) -> None:
+    """By its conditions: no slope where a coefficient is not 0, and none above the lasso where it is."""
+    local = {**NEWTON, "lasso": LASSO, "optimizer": {"learning_rate": 1.0, "weight_decay": ridge}}
+    study = table_study(local=local)
+    write_hospitals(tmp_path)
+    result, _ = trained(study, tmp_path, rounds=15)
+    rows, ill = pooled(study, tmp_path, result)
+    weights = result.state.weights["network.weight"][0].double().numpy()
+    intercept = result.state.weights["network.bias"].double().item()
+    residual = 1 / (1 + np.exp(-(rows @ weights + intercept))) - ill
+    slopes = rows.T @ residual / len(rows) + ridge * weights
+    kept = weights != 0
+    assert 0 < kept.sum() < len(weights)
+    np.testing.assert_allclose(slopes[kept], -LASSO * np.sign(weights[kept]), atol=2e-6)
+    assert np.abs(slopes[~kept]).max() < LASSO
+    assert abs(residual.mean() + ridge * intercept) < 2e-6
+    if not ridge:  # whose intercept scikit-learn does not penalise either
+        oracle = LogisticRegression(
+            C=1 / (LASSO * len(rows)), l1_ratio=1.0, solver="saga", tol=1e-12, max_iter=100_000, random_state=1
+        ).fit(rows, ill)
+        np.testing.assert_allclose(weights, oracle.coef_[0], atol=1e-5)
+
+
+def test_a_lasso_without_newton_is_refused() -> None:
+    study = table_study(local={"epochs": 1, "lasso": 0.1})
+    assert [mistake.text for mistake in study_mistakes(study)] == ["given 0.1; it goes with local.method: newton alone"]
 
 
 def test_however_the_rows_are_split_into_sites_the_result_is_the_same(tmp_path: Path) -> None:

@@ -71,6 +71,21 @@ def test_the_weights_are_those_of_the_pooled_fit_stratified_by_site(tmp_path: Pa
     assert (rows["time"].duplicated().sum() > 50) == whole
 
 
+def test_with_a_lasso_no_coefficient_can_be_better(tmp_path: Path) -> None:
+    """No slope where one is not 0, and none above the lasso where it is; found without it, they are all not 0."""
+    for name in ("plain", "thinned"):
+        write_hospitals(tmp_path / name)
+    plain = trained(survival_study(local=NEWTON), tmp_path / "plain").state.weights["network.weight"][0]
+    lasso = 0.1
+    result = trained(survival_study(local={**NEWTON, "lasso": lasso}), tmp_path / "thinned")
+    weights, slopes = result.state.weights["network.weight"][0], result.state.weights["network.gradient"]
+    kept = weights != 0
+    assert plain.count_nonzero() == len(plain) > kept.sum() > 0
+    assert weights.abs().sum() < plain.abs().sum()
+    torch.testing.assert_close(slopes[kept], -lasso * weights[kept].sign(), atol=2e-6, rtol=0)
+    assert bool((slopes[~kept].abs() <= lasso).all())
+
+
 def test_the_baseline_is_events_over_exposure_of_all_rows(tmp_path: Path) -> None:
     study = survival_study(local=NEWTON, data={"records": {"smallest_cell": 1}})
     write_hospitals(tmp_path)
