@@ -29,6 +29,7 @@ from flows.options import Fresh, Home, Rounds, StudyFile, examples
 # without waiting for torch, MLflow and Prefect.
 
 INTERRUPTED, INTERNAL = 130, 70  # exit codes: as of a shell's Ctrl-C, and EX_SOFTWARE of sysexits.h
+_RESUMES = "nothing recorded is lost; the same command resumes"
 _DISK_ERRORS = (
     errno.ENOSPC,
     errno.EDQUOT,
@@ -284,8 +285,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, SystemExit) as end:  # Typer makes an exit of Ctrl-C, without a word
         if isinstance(end, SystemExit) and end.code != INTERRUPTED:
             raise
-        _end("stopped", "nothing recorded is lost; the same command resumes", INTERRUPTED)
+        _end("stopped", _RESUMES, INTERRUPTED)
     except Exception as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # a library wrapped it, wherever it arrived
+            _end("stopped", _RESUMES, INTERRUPTED)
         if isinstance(error, OSError) and error.errno in _DISK_ERRORS:
             _end("error", _disk_message(error), StorageError.exit_code)
         _end(

@@ -26,6 +26,8 @@ def main(arguments: list[str]) -> None:
     from mlflow.server import constants
 
     os.environ[constants.BACKEND_STORE_URI_ENV_VAR] = database
+    # A server that has just started looks a logged model up here, before it was asked of anything else.
+    os.environ["MLFLOW_TRACKING_URI"] = database
     os.environ[constants.REGISTRY_STORE_URI_ENV_VAR] = database
     os.environ[constants.ARTIFACT_ROOT_ENV_VAR] = root
     os.environ[constants.ARTIFACTS_DESTINATION_ENV_VAR] = (home / "artifacts").as_uri()

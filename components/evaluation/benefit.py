@@ -254,7 +254,7 @@ def _check_arm(arm: ArmSums, heaviest: float, lightest: float) -> None:
             0 <= third <= second * slack and second <= square * slack,
         )
         if not all(possible):
-            raise RefusedError("a sum about benefits is none that so many patients can have")
+            raise RefusedError("a sum about benefits is none of so many people")
 
 
 def benefit_unit(study: Study) -> float:

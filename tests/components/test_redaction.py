@@ -99,7 +99,7 @@ def test_python_s_own_quotation_of_a_value_does_not_come_out(value: str, before:
 )  # fmt: skip
 def test_a_name_after_patient_does_not_come_out(said: str, names: list[str], before: str, after: str) -> None:
     found = redact(f"{before} {said}{' '.join(f'Qz{name}' for name in names)} {after}")
-    assert "Qz" not in found
+    assert not [name for name in names if f"Qz{name}" in found]
 
 
 @MANY
