@@ -13,6 +13,7 @@ from typing import Annotated, Protocol
 from pydantic import Field
 
 from components.analytics.plan import AnalysisStudy, Disclosure
+from components.features import Categories, FeatureName
 from components.later import LaterFields
 from components.rounds import Answer, ItemCounts, Name, Order, Record, Sha256
 from components.site_source import SiteSource
@@ -123,10 +124,13 @@ class Preparation(Record, LaterFields):
         data_digest: SHA-256 over the usable items, their labels and their preprocessing.
         class_counts: Items by class, for each split.
         sums: Of a table: sums over its training rows.
+        columns: Where the study has a pattern of wide columns: those of the site's table that it meets, and no more.
+        categories: Where the study leaves categories to the sites: by feature, values that enough patients share.
+        sums_file: In a journal: digest of the file beside it that has the sums, where they are long.
         seconds: How long opening the data took.
     """
 
-    later = frozenset({"sums"})
+    later = frozenset({"categories", "columns", "sums", "sums_file"})
 
     site: Name
     ready: bool
@@ -135,6 +139,9 @@ class Preparation(Record, LaterFields):
     data_digest: str = ""
     class_counts: dict[str, list[int]] = Field(default_factory=dict)
     sums: TableSums | None = None
+    columns: list[str] = Field(default_factory=list)
+    categories: dict[FeatureName, Categories] = Field(default_factory=dict)
+    sums_file: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
     seconds: float = 0.0
 
 

@@ -25,6 +25,7 @@ from components.analytics.records import AnalysisAnswer, AnalysisRequest, Questi
 from components.errors import DataError, WardRoundError
 from components.files import has_digest, storage_errors, write_whole
 from components.journal import Journal
+from flows.cancellation import cancellation
 from flows.progress import Watcher
 from flows.version import code_version
 
@@ -100,7 +101,9 @@ class AnalysisSession:
         if self._tenure is not None and self._tenure.lost:
             self._tenure.require()
         if self.stop.is_set():
-            raise StoppedAnalysisError(f"{self.analysis} was stopped; the same command resumes it")
+            why = cancellation(self.folder)
+            end = f"cancelled: {why}" if why is not None else "stopped; the same command resumes it"
+            raise StoppedAnalysisError(f"{self.analysis} was {end}")
 
     def begin(self, question: Question, step: str) -> int:
         """Begin to ask a question; return its number."""
@@ -180,6 +183,12 @@ class AnalysisSession:
     def finish(self, run: str, report: Path) -> None:
         """Write that it has ended."""
         self.record("analysis_finished", run=run, report=report.name)
+
+    def note_stopped(self) -> None:
+        """Write that the operator cancelled it, if that is why it stopped."""
+        why = cancellation(self.folder)
+        if why is not None:
+            self.record("analysis_cancelled", why=why)
 
     def record(self, event: str, **data: Any) -> None:
         """Write an event into the journal, and take it into account."""

@@ -5,6 +5,8 @@ What follows once the sites can be asked is the same at hospitals (`flows.analys
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import os
 import re
@@ -22,19 +24,24 @@ from components.analytics.sources import plan_tables
 from components.analytics.tables import Table, csv_text, tables_of
 from components.files import storage_errors, write_whole
 from flows import home as homes
+from flows.analysis_driver import AnalysisDriver, Desks, use
 from flows.analysis_figures import figures_of
 from flows.analysis_session import AnalysisSession, begin_analysis, open_journal
+from flows.cancellation import watch_for_cancellation
 from flows.early import EarlyStart
 from flows.embedded_mlflow import seed_mlflow
 from flows.prefect_errors import prefect_errors
 from flows.progress import Watcher
 from flows.recorder import local_uri, tracking_uri
 from flows.servers import check_reachable
+from flows.showing import end_showing
 from flows.signals import Interruptible, run_stoppable
 from flows.version import code_version
 
 if TYPE_CHECKING:
-    from flows.analysis_flow import Sites
+    from flows.analysis_driver import Sites
+
+log = logging.getLogger("wardround")
 
 
 @dataclass(frozen=True)
@@ -93,8 +100,6 @@ def run_analysis(
         watcher.phase("waiting for the Prefect server")
         os.environ.update(early.prefect)
         early.wait_for_prefect()
-        from flows.analysis_flow import Desks  # Prefect, once its settings are known
-
         session = AnalysisSession(study, ledger, journal, watcher=watcher)
         return carry_out(session, Desks(desks), early.prefect, recorded)
 
@@ -124,13 +129,25 @@ def carry_out(
 
 
 def _run_flow(session: AnalysisSession, sites: Sites, prefect: Mapping[str, str]) -> Results:
-    """Run the flow with this process's settings of Prefect."""
-    from flows.analysis_flow import OpenAnalysis, federated_analysis, use  # Prefect, once its settings are known
+    """Drive the analysis in an event loop of its own; Prefect follows, with this process's settings of it."""
+    from flows.analysis_flow import federated_analysis  # Prefect, once its settings are known
     from flows.prefect_settings import settings_for
 
+    async def show(driver: AnalysisDriver) -> None:
+        with settings_for(prefect), use(driver):
+            await federated_analysis(study=session.study.study, analysis=session.analysis, return_state=True)
+
     async def run() -> Results:
-        with settings_for(prefect), use(OpenAnalysis(session, sites)):
-            return await federated_analysis(study=session.study.study, analysis=session.analysis)
+        driver = AnalysisDriver(session, sites)
+        watching = asyncio.create_task(watch_for_cancellation(session.folder, session.stop))
+        showing = asyncio.create_task(show(driver))
+        try:
+            return await driver.outcome()
+        finally:
+            watching.cancel()
+            await end_showing(showing, lambda: len(driver.asked), driver.unshown)
+            if driver.unshown:
+                log.warning("Prefect does not show all of %s, which is whole: %s", session.analysis, driver.unshown[0])
 
     return run_stoppable(run, session.stop)
 

@@ -323,7 +323,9 @@ def open_dispatcher(
 
 
 def _run_as_flow(host: SiteHost, order: Order) -> Answer:
-    """Run an order as a Prefect flow run of its own."""
+    """Run an order as a Prefect flow run of its own; not before the first round, when Prefect may not be there yet."""
+    if order.plan.instructions.get("components"):
+        return host.answer(order)
     from flows.site import run_site_flow  # Prefect, only once its settings are known
 
     return run_site_flow(host, order)

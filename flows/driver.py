@@ -16,13 +16,15 @@ from components.comparison import Contest, compare_models
 from components.dispatch import InitialModel
 from components.errors import QuorumError, WardRoundError
 from components.external import Rotation, leave_one_site_out
+from components.long_sums import put_back
 from components.rounds import ServerState
 from components.sums_file import write_sums
 from flows.buffering import drop_all_work
 from flows.cancellation import cancellation
 from flows.driven_round import DrivenRound, open_round
 from flows.evaluating import evaluate_everywhere
-from flows.readiness import fitted_to, lacking_sites
+from flows.first_weights import make_first_weights
+from flows.readiness import lacking_sites
 from flows.session import InterruptedTrainingError, Session
 from flows.steps import Steps
 
@@ -301,8 +303,15 @@ async def _leave_one_site_out(session: Session) -> None:
     study = session.study
 
     def initial(sites: Sequence[str]) -> InitialModel:
-        fitted = fitted_to(study, {site: session.ledger.preparations[site] for site in sites})
-        return session.dispatcher.initialise(study, fitted).result()
+        return make_first_weights(
+            study,
+            {site: put_back(session.folder, session.ledger.preparations[site]) for site in sites},
+            initialise=session.dispatcher.initialise,
+            dispatcher=session,
+            exchange=session.store.root,
+            say=session.watcher.phase,
+            check=session.require_lead,
+        ).model
 
     items = {site: session.ledger.preparations[site].items for site in session.sites}
     rotation = Rotation(

@@ -52,8 +52,8 @@ async def end_leftovers(training: str, others: Mapping[str, TrainingLedger], own
 
 
 async def end_cancelled(training: str) -> int:
-    """Mark all open runs of a training as cancelled, those in the hospitals' pools too; return how many there were."""
-    cancelled: State[None] = Cancelled(message="The training was cancelled.")
+    """Mark all open runs of a training or an analysis as cancelled, also in the hospitals' pools; return how many."""
+    cancelled: State[None] = Cancelled(message="It was cancelled.")
     ended = await _end(FlowRunFilter(tags=FlowRunFilterTags(all_=[training])), cancelled)
     return ended + await _end(FlowRunFilter(name=FlowRunFilterName(like_=training)), cancelled)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from components.analytics.ledger import AnalysisLedger, analyses, open_analyses
 from components.journal import Entry, read
 from components.ledger import SILENT, RoundLedger, TrainingLedger, resumable, trainings
+from components.round_rules import headline
 
 _BESIDE = ("asked_again", "update_refused", "claim_lapsed", "claim_renewed")  # while a round waits
 
@@ -106,8 +107,8 @@ def _live(path: Path, ledger: TrainingLedger, entries: Sequence[Entry]) -> LiveT
     item = ledger.rounds.get(number)
     decided = [one for one in ledger.rounds.values() if one.evaluation is not None]
     study = ledger.started["study"]
-    rule, survival = study["rounds"].get("convergence"), study["task"]["kind"] == "survival"
-    metric = rule["metric"] if rule else "concordance" if survival else "auroc"
+    rule = study["rounds"].get("convergence")
+    metric = rule["metric"] if rule else headline(study["task"]["kind"])
     return LiveTraining(
         study=path.parent.name,
         training=ledger.training,

@@ -91,8 +91,12 @@ class RemoteDispatcher:
         )
         slot = slot_of_order(order)
         most = self._most_bytes(order) if order.kind == "train" else 1
-        # An evaluation is shown by its round.
-        shown = (f"train at {slot.site}, round {slot.round}", slot.round) if order.kind == "train" else None
+        # An evaluation is shown by its round; what comes before the first round is shown under none.
+        shown: tuple[str, int | None] | None = None
+        if order.plan.instructions.get("components"):
+            shown = (f"principal components at {slot.site}, {slot.round}", None)
+        elif order.kind == "train":
+            shown = (f"train at {slot.site}, round {slot.round}", slot.round)
         read = partial(self._read_answer, order, slot)
         item = Errand(slot, request, read, _end_of, Future(), shown, reads=order.weights_digest)
         return self._errands.send(item, sealed_size(most))
@@ -111,12 +115,16 @@ class RemoteDispatcher:
 
     def close(self) -> None:
         """Take no more answers; the sites' work goes on, and what they deliver is collected by the next start."""
+        self.end()
+        self._local.close()
+
+    def end(self) -> None:
+        """Take no more answers, as `close`; what builds the network here goes on."""
         self._errands.stop()
         if self._side.tenure is None or not self._side.tenure.lost:
             while self._published:
                 self._withdraw(self._published.pop())
         self._errands.close()
-        self._local.close()
 
     def _publish(self, digest: str) -> None:
         """Put weights where the gateway finds them; those that nobody is asked to read any more are withdrawn."""

@@ -20,6 +20,7 @@ from components.ledger import RoundLedger
 from flows.driven_round import STILL_AT_WORK
 from flows.driver import current_driver
 from flows.session import InterruptedTrainingError, Session
+from flows.showing import state_of
 
 
 @flow(name="federated-round", flow_run_name="round {number} of {training}", persist_result=False)
@@ -57,7 +58,7 @@ async def follow_steps(number: int) -> None:
     steps = current_driver().steps[number]
     for stage in steps.stages:
         if await steps.reached(stage):
-            await asyncio.gather(*(_state_of(follow_step(name, number, return_state=True)) for name in stage))
+            await asyncio.gather(*(state_of(follow_step(name, number, return_state=True)) for name in stage))
     await steps.over()
 
 
@@ -66,12 +67,6 @@ async def follow_step(name: str, number: int) -> Any:
     """Wait for one step."""
     found = await current_driver().steps[number].follow(name)
     return Completed(name="AtWork", message=STILL_AT_WORK["at_work"]) if found == STILL_AT_WORK else found
-
-
-async def _state_of(run: Any) -> State[Any]:
-    """Wait for a task's run; return the state it ended in."""
-    state: State[Any] = await run
-    return state
 
 
 def _part(item: RoundLedger, site: str) -> str:

@@ -1,13 +1,13 @@
-"""Trainings by the clock: ``wardround deploy`` and the coordinator's worker that carries them out.
+"""Trainings and analyses by the clock: ``wardround deploy`` and the coordinator's worker that carries them out.
 
 A deployed study is a file in the coordinator's folder and a Prefect deployment of the same name, with a schedule, in
-the pool ``coordinator``. When a run of it is due, the worker starts ``wardround train`` with that file: Prefect says
-when, and nothing of what.
+the pool ``coordinator``. When a run of it is due, the worker starts ``wardround train``, or ``wardround analyse``, with
+that file: Prefect says when, and nothing of what.
 
 ::
 
-    <folder>/deployed/<study>.yaml    what is trained
-    <folder>/deployed/<study>.log     what the last trainings said
+    <folder>/deployed/<study>.yaml    what is trained, or analysed
+    <folder>/deployed/<study>.log     what that said, the last times
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ from prefect.exceptions import ObjectNotFound
 from prefect.states import Cancelled, Completed, Failed, Running
 from pydantic import ValidationError
 
+from components.analytics.plan import AnalysisStudy
 from components.errors import RefusedError, StudyError, WardRoundError
 from components.files import storage_errors, write_whole
 from components.rounds import NAME_PATTERN
 from components.study import Study
-from flows.cancellation import cancel_training
+from flows.cancellation import cancel_study
 from flows.closed_worker import ClosedWorker, ensure_pool
 from flows.coordinator import OWN_NAME
 from flows.health import HEARTBEAT
 from flows.withdrawal import withdraw_training
 
 POOL = TYPE = OWN_NAME
-FLOW = "scheduled-training"
+FLOWS = {"train": "scheduled-training", "analyse": "scheduled-analysis"}  # by the command that a run starts
 LOOK_EVERY_S = 3.0  # whether somebody cancelled a run in Prefect
 TOLD_CHARACTERS = 2000
 
@@ -51,8 +52,13 @@ def deployed_file(folder: Path, study: str) -> Path:
     return folder / "deployed" / f"{study}.yaml"
 
 
-async def deploy(study: Study, folder: Path, *, cron: str, timezone: str) -> None:
-    """Have a study trained by a schedule; called again, it is changed.
+def command_for(path: Path) -> str:
+    """Return the command that carries out a deployed study."""
+    return "analyse" if "analysis" in json.loads(path.read_bytes()) else "train"
+
+
+async def deploy(study: Study | AnalysisStudy, folder: Path, *, cron: str, timezone: str) -> None:
+    """Have a study carried out by a schedule; called again, it is changed.
 
     Args:
         study: The study.
@@ -61,7 +67,7 @@ async def deploy(study: Study, folder: Path, *, cron: str, timezone: str) -> Non
         timezone: Whose clock, for example ``Europe/Berlin``.
 
     Raises:
-        StudyError: If there is no such time or timezone.
+        StudyError: If there is no such time or timezone, or a study of the other kind is deployed by this name.
         StorageError: If the study cannot be written.
     """
     try:
@@ -71,13 +77,18 @@ async def deploy(study: Study, folder: Path, *, cron: str, timezone: str) -> Non
             f"--cron {cron!r} with --timezone {timezone!r} is no schedule; for example: --cron '0 2 * * 0' is Sundays "
             "at two in the night"
         ) from error
-    path = deployed_file(folder, study.study)
+    path, command = deployed_file(folder, study.study), "train" if isinstance(study, Study) else "analyse"
+    if path.exists() and command_for(path) != command:
+        raise StudyError(
+            f"a study named {study.study} is on the schedule, which is another one: take it off first, with wardround "
+            "deploy STUDY --remove"
+        )
     with storage_errors("write", path):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, json.dumps(study.model_dump(mode="json"), indent=1).encode())
     async with get_client() as client:
-        await ensure_pool(client, POOL, TYPE, "The coordinator, which trains deployed studies")
-        flow = await client.create_flow_from_name(FLOW)
+        await ensure_pool(client, POOL, TYPE, "The coordinator, which carries out deployed studies")
+        flow = await client.create_flow_from_name(FLOWS[command])
         await client.create_deployment(
             flow, name=study.study, work_pool_name=POOL, enforce_parameter_schema=False, parameters={},
             schedules=[DeploymentScheduleCreate(schedule=schedule, active=True)],
@@ -86,26 +97,26 @@ async def deploy(study: Study, folder: Path, *, cron: str, timezone: str) -> Non
 
 async def undeploy(study: str, folder: Path) -> bool:
     """Take a study from the schedule; False if it was not on it."""
+    gone = False
     async with get_client() as client:
-        try:
-            found = await client.read_deployment_by_name(f"{FLOW}/{study}")
-        except ObjectNotFound:
-            return False
-        await client.delete_deployment(found.id)
+        for flow in FLOWS.values():
+            with suppress(ObjectNotFound):
+                await client.delete_deployment((await client.read_deployment_by_name(f"{flow}/{study}")).id)
+                gone = True
     deployed_file(folder, study).unlink(missing_ok=True)
-    return True
+    return gone
 
 
 class CoordinatorWorker(ClosedWorker):
-    """Trains deployed studies when they are due, each in a process of its own.
+    """Carries out deployed studies when they are due, each in a process of its own.
 
     Guarantees:
-        A run decides only which deployed study is trained. A worker that ends takes its trainings up again when it
-        starts: what they have done is in their journals.
+        A run decides only which deployed study is carried out. A worker that ends takes up again what was under way
+        when it starts: what was done is in the journals.
     """
 
     type: ClassVar[str] = TYPE  # type: ignore[misc]
-    _description = "Trains deployed studies when they are due, and does nothing else."
+    _description = "Carries out deployed studies when they are due, and does nothing else."
     _display_name = "Coordinator"
 
     home: Path
@@ -125,17 +136,18 @@ class CoordinatorWorker(ClosedWorker):
         return found
 
     async def carry_out(self, flow_run: FlowRun) -> State[Any]:
-        """Train the study of a run, or refuse it; return the state the run ends in."""
+        """Carry out the study of a run, or refuse it; return the state the run ends in."""
         try:
             study = await self._study(flow_run)
         except RefusedError as error:
             return Failed(name="Refused", message=str(error))
         await self._propose(Running(), flow_run)
-        log = deployed_file(self.folder, study).with_suffix(".log")
+        file = deployed_file(self.folder, study)
+        log = file.with_suffix(".log")
         with log.open("ab") as output:
             begin = output.tell()
             process = await asyncio.create_subprocess_exec(
-                *[sys.executable, "-m", "flows.cli", "train", str(deployed_file(self.folder, study))],
+                *[sys.executable, "-m", "flows.cli", command_for(file), str(file)],
                 *["--home", str(self.home), "--folder", str(self.folder)],
                 stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, process_group=0,
             )  # fmt: skip
@@ -163,7 +175,7 @@ class CoordinatorWorker(ClosedWorker):
         return name
 
     async def _follow(self, process: asyncio.subprocess.Process, study: str, flow_run: FlowRun) -> bool:
-        """Wait for a training to end, and cancel it if its run is cancelled; return whether it was."""
+        """Wait for the process to end, and cancel its work if the run is cancelled; return whether it was."""
         ending: asyncio.Task[None] | None = None
         waiting = asyncio.ensure_future(process.wait())
         while not (await asyncio.wait([waiting], timeout=LOOK_EVERY_S))[0]:
@@ -175,7 +187,7 @@ class CoordinatorWorker(ClosedWorker):
 
     def _cancel(self, study: str) -> None:
         try:
-            cancel_training(self.home, study, "cancelled in Prefect", withdraw=withdraw_training(self.folder))
+            cancel_study(self.home, study, "cancelled in Prefect", withdraw=withdraw_training(self.folder))
         except WardRoundError as error:
             self._logger.warning("a cancelled run: %s", error)
 

@@ -28,6 +28,7 @@ from components.federation import (
 )
 from components.journal import Journal
 from components.ledger import SILENT, TrainingLedger, resumable
+from components.long_sums import put_aside
 from components.rounds import Answer, Order, RoundPlan, ServerState
 from components.study import Study, watched
 from components.sums_file import read_sums, write_sums
@@ -357,7 +358,8 @@ class Session:
         """Take in the sites that came, and let go those that went."""
         for found in self.hospitals.changes(self.sites) if self.hospitals is not None else []:
             if found.ready:
-                self.record("site_joined", site=found.site, preparation=found.model_dump(mode="json"))
+                kept = put_aside(self.folder, found)
+                self.record("site_joined", site=found.site, preparation=kept.model_dump(mode="json"))
                 self.recorder.add_site(self, found)
             else:
                 self.record("site_left", site=found.site, reason=found.reason)

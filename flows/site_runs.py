@@ -65,7 +65,7 @@ class SiteRuns:
         self._rounds: dict[int, asyncio.Future[UUID]] = {}
         self._runs_of_rounds: dict[int, UUID] = {}
         self._ends: dict[str, asyncio.Future[State[None]]] = {}  # of what is under way
-        self._open: set[asyncio.Task[Any]] = set()
+        self._open: set[asyncio.Task[bool]] = set()
         self._thread = threading.Thread(target=self._run, daemon=True, name="site-runs")
         self._thread.start()
 
@@ -112,11 +112,14 @@ class SiteRuns:
         except RuntimeError:  # closed
             work.close()
 
-    async def _quietly(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _quietly(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Show something; return whether that was possible."""
         try:
             await work
         except Exception as error:
             log.warning("Prefect does not show a hospital's work: %s", error)
+            return False
+        return True
 
     async def _drain(self) -> None:
         for end in self._ends.values():
@@ -124,8 +127,8 @@ class SiteRuns:
         others = {task for task in self._open if task is not asyncio.current_task()}
         when = asyncio.FIRST_COMPLETED if self._patient else asyncio.ALL_COMPLETED
         while others:
-            shown, others = await asyncio.wait(others, timeout=DRAIN_S, return_when=when)
-            if not shown or not self._patient:
+            over, others = await asyncio.wait(others, timeout=DRAIN_S, return_when=when)
+            if not self._patient or not any(one.result() for one in over if not one.cancelled()):
                 break
         for task in self._open:
             task.cancel()

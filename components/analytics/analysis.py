@@ -13,6 +13,7 @@ from components.analytics.asking import Ask, Asking
 from components.analytics.design import coefficient_names
 from components.analytics.logrank import pooled_logrank, stratified_logrank
 from components.analytics.meta import Combined, Effect, combine
+from components.analytics.opposite import exchanged_events, logrank_effects, opposite_effects
 from components.analytics.plan import ARM, Analysis, AnalysisStudy
 from components.analytics.power import SampleSize, sample_size
 from components.analytics.records import (
@@ -93,6 +94,7 @@ def analyse(study: AnalysisStudy, ask: Ask) -> Results:
     found = Results(study, sites=asking.sites, left_out=asking.left_out, notes=_notes(study.analysis, summaries, exits))
     found = _describe(found, summaries, exits)
     wanted = set(study.analysis.methods)
+    strata: dict[str, SiteLogrank] = {}
     if "logrank" in wanted:
         strata = asking.all(AskLogrank(), "stratified log-rank", SiteLogrank)
         tests = {"pooled": pooled_logrank(exits, study.analysis)} if exits else {}
@@ -105,7 +107,8 @@ def analyse(study: AnalysisStudy, ask: Ask) -> Results:
             found = replace(found, notes=[*found.notes, f"Disclosure control: {words}"])
     if "meta_analysis" in wanted:
         found = _combine(found, asking)
-    return found
+    opposite = opposite_effects(found.effects or logrank_effects(strata, study.analysis))
+    return replace(found, notes=[*found.notes, *opposite])
 
 
 def _require_patients(analysis: Analysis, summaries: Mapping[str, SiteSummary], exits: Mapping[str, SiteExits]) -> None:
@@ -150,6 +153,7 @@ def _notes(analysis: Analysis, summaries: Mapping[str, SiteSummary], exits: Mapp
     for site, found in exits.items():
         if not any(sum(arm.events[0]) for arm in found.arms):
             notes.append(f"{site} has no events; it counts among those at risk only.")
+    notes += exchanged_events(exits)
     for site, described in summaries.items():
         empty = [level for level, arm in zip(analysis.arm.levels, described.arms, strict=True) if arm.patients == 0]
         if empty:

@@ -10,6 +10,7 @@
     waiting             {analysis, reason}
     site_left           {analysis, site, step, reason}
     analysis_finished   {analysis, run, report}
+    analysis_cancelled  {analysis, why}
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class AnalysisLedger:
         step: What was asked last.
         answered: Who answered that.
         waiting: For whom it waits, in words; empty if for nobody in particular.
-        finished: Whether it has ended.
+        finished: Whether it has ended; it is not taken up again.
     """
 
     analysis: str
@@ -66,7 +67,7 @@ class AnalysisLedger:
             self._answered(data)
         elif event == "site_left":
             self.left[data["site"]] = data["reason"]
-        elif event == "analysis_finished":
+        elif event in ("analysis_finished", "analysis_cancelled"):
             self.finished = True
 
     def _answered(self, data: Mapping[str, Any]) -> None:

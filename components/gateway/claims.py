@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from components.gateway.database import Database, claims
 from components.gateway.records import SlotKey
+from components.gateway.slot_rows import of_slot, slot_in
 
 CLAIM_S = 16.0  # three signs of life that did not come
 HUNG_UP_S = 8.0  # after its connection broke: one that did not come, and the way here
@@ -51,7 +52,7 @@ class Claims:
         def change(connection: Connection) -> None:
             renew(connection, site, self._database.now())
             for slot in slots:
-                if connection.execute(select(claims.c.site).where(is_claim(slot))).first() is None:
+                if connection.execute(select(claims.c.site).where(of_slot(claims, slot))).first() is None:
                     values = {"renewed_at": self._database.now(), "life_s": CLAIM_S}
                     connection.execute(insert(claims).values(**slot.model_dump(), **values))
 
@@ -65,24 +66,9 @@ class Claims:
     def all(self) -> dict[SlotKey, Claim]:
         """Return the claims on all open slots."""
         with self._database.read() as connection:
-            rows = [row._mapping for row in connection.execute(select(claims))]
-        return {
-            SlotKey(**{name: row[name] for name in SlotKey.model_fields}): Claim(row["renewed_at"], row["life_s"])
-            for row in rows
-        }
+            return {slot_in(row): Claim(row.renewed_at, row.life_s) for row in connection.execute(select(claims))}
 
 
 def renew(connection: Connection, site: str, now: float, *, life_s: float = CLAIM_S) -> None:
     """Renew all claims of a site."""
     connection.execute(update(claims).where(claims.c.site == site).values(renewed_at=now, life_s=life_s))
-
-
-def is_claim(slot: SlotKey) -> ColumnElement[bool]:
-    """Return the condition that finds the claim on a slot."""
-    return (
-        (claims.c.training == slot.training)
-        & (claims.c.round == slot.round)
-        & (claims.c.attempt == slot.attempt)
-        & (claims.c.kind == slot.kind)
-        & (claims.c.site == slot.site)
-    )

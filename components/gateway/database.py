@@ -96,14 +96,22 @@ grants = Table(
     Column("digest", String(64), primary_key=True),
 )
 
+
+def _slot() -> list[Column[Any]]:
+    """Return the columns that are the key of a slot's row; see `components.gateway.slot_rows`."""
+    return [
+        Column("training", String(63), primary_key=True),
+        Column("round", Integer, primary_key=True),
+        Column("attempt", Integer, primary_key=True),
+        Column("kind", String(15), primary_key=True),
+        Column("site", String(63), primary_key=True),
+    ]
+
+
 slot_grants = Table(
     "gateway_slot_grants",
     tables,
-    Column("training", String(63), primary_key=True),
-    Column("round", Integer, primary_key=True),
-    Column("attempt", Integer, primary_key=True),
-    Column("kind", String(15), primary_key=True),
-    Column("site", String(63), primary_key=True),
+    *_slot(),
     Column("max_bytes", BigInteger, nullable=False),
     Column("open", Boolean, nullable=False),
     Column("opened_at", Double, nullable=False),
@@ -139,9 +147,7 @@ leases = Table(
 claims = Table(
     "gateway_claims",
     tables,
-    *(Column(name, String(63), primary_key=True) for name in ("training", "site")),
-    *(Column(name, Integer, primary_key=True) for name in ("round", "attempt")),
-    Column("kind", String(15), primary_key=True),
+    *_slot(),
     Column("renewed_at", Double, nullable=False),
     Column("life_s", Double, nullable=False),
 )

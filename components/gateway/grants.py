@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
-from sqlalchemy import ColumnElement, Connection, Table, and_, delete, insert, select, update
+from sqlalchemy import Connection, Table, and_, delete, insert, select, update
 
-from components.gateway.claims import is_claim
 from components.gateway.database import Database, bells, claims, grants, slot_grants
 from components.gateway.records import SlotKey, WorkItem
+from components.gateway.slot_rows import of_slot, slot_in
 
 Change = Callable[[Connection], None]
 
@@ -68,7 +68,7 @@ class Grants:
 
         def change(connection: Connection) -> None:
             values = {"max_bytes": max_bytes, "open": True, "opened_at": self._database.now(), "request": request}
-            if not connection.execute(update(slot_grants).where(_is(slot)).values(values)).rowcount:
+            if not connection.execute(update(slot_grants).where(of_slot(slot_grants, slot)).values(values)).rowcount:
                 connection.execute(insert(slot_grants).values(**slot.model_dump(), **values))
             if reads is not None:
                 _put(connection, grants, site=slot.site, digest=reads)
@@ -94,11 +94,7 @@ class Grants:
             .order_by(slot_grants.c.opened_at)
         )
         with self._database.read() as connection:
-            rows = [row._mapping for row in connection.execute(wanted)]
-        return [
-            WorkItem(slot=SlotKey(**{name: row[name] for name in SlotKey.model_fields}), request=row["request"])
-            for row in rows
-        ]
+            return [WorkItem(slot=slot_in(row), request=row.request) for row in connection.execute(wanted)]
 
     def close_slot(self, slot: SlotKey) -> None:
         """Take nothing more into a slot, and wake its site; see `closing`."""
@@ -113,8 +109,8 @@ class Grants:
         """
 
         def change(connection: Connection) -> None:
-            connection.execute(update(slot_grants).where(_is(slot)).values(open=False, request=None))
-            connection.execute(delete(claims).where(is_claim(slot)))
+            connection.execute(update(slot_grants).where(of_slot(slot_grants, slot)).values(open=False, request=None))
+            connection.execute(delete(claims).where(of_slot(claims, slot)))
             if wake:
                 _ring(connection, slot.site)
 
@@ -135,10 +131,9 @@ class Grants:
     def close_training(self, training: str) -> list[SlotKey]:
         """Take nothing more for a training and wake the sites that are at work for it; return what was open."""
         of_training = (slot_grants.c.training == training) & slot_grants.c.open
-        columns = [slot_grants.c[name] for name in SlotKey.model_fields]
 
         def change(connection: Connection) -> list[SlotKey]:
-            slots = [SlotKey(**row._mapping) for row in connection.execute(select(*columns).where(of_training))]
+            slots = [slot_in(row) for row in connection.execute(select(slot_grants).where(of_training))]
             connection.execute(update(slot_grants).where(of_training).values(open=False, request=None))
             connection.execute(delete(claims).where(claims.c.training == training))
             for site in sorted({slot.site for slot in slots}):
@@ -156,7 +151,7 @@ class Grants:
     def open_bytes(self, slot: SlotKey) -> int | None:
         """Return the largest payload an open slot takes, in bytes; None if it is not open, or is not at all."""
         with self._database.read() as connection:
-            wanted = select(slot_grants.c.max_bytes).where(_is(slot) & slot_grants.c.open)
+            wanted = select(slot_grants.c.max_bytes).where(of_slot(slot_grants, slot) & slot_grants.c.open)
             found = connection.execute(wanted).scalar()
             return None if found is None else int(found)
 
@@ -177,14 +172,3 @@ def _put(connection: Connection, table: Table, **values: str) -> None:
     condition = and_(*(table.c[name] == value for name, value in values.items()))
     if connection.execute(select(table).where(condition)).first() is None:
         connection.execute(insert(table).values(values))
-
-
-def _is(slot: SlotKey) -> ColumnElement[bool]:
-    """Return the condition that finds a slot's grant."""
-    return (
-        (slot_grants.c.training == slot.training)
-        & (slot_grants.c.round == slot.round)
-        & (slot_grants.c.attempt == slot.attempt)
-        & (slot_grants.c.kind == slot.kind)
-        & (slot_grants.c.site == slot.site)
-    )

@@ -53,7 +53,7 @@ class Limits(Record):
     body_bytes_per_s: Positive = 4096.0
     send_s: Positive = 60.0
     json_bytes: Count = 64 << 10
-    envelope_bytes: Count = 4 << 20
+    envelope_bytes: Count = 8 << 20
     chunk_bytes: Count = 16 << 20
     activity_bytes: Count = 8 << 10
     address_per_s: Positive = 400.0

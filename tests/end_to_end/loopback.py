@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from components.journal import Entry, read
+from flows.local_record import ProcessMark
 from flows.packages import ROOT
 
 LIMIT_S = 180.0
@@ -75,6 +77,11 @@ class Loopback:
         """Return the process of a hospital."""
         holder = self.hospital(site) / "journal.jsonl.holder"
         return int(self.until(lambda: holder.exists() and holder.read_text().split())[0])
+
+    def mark(self, part: str) -> ProcessMark | None:
+        """Return the process that is a part now; None where this federation has no such part."""
+        marks = json.loads((self.home / "federation" / "parts.json").read_text())
+        return next((ProcessMark(**mark) for mark in marks if mark["name"] == part), None)
 
     def logs(self) -> str:
         return "".join(f"\n== {path}\n{path.read_text()[-3000:]}" for path in sorted(self.home.rglob("*.log")))

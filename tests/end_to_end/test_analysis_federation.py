@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -16,11 +17,15 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from components.errors import ServiceError
 from components.governance.identity_files import SiteFolder
 from components.journal import Entry, read
 from flows import local_record
+from flows.coordinator import read_coordinator
+from flows.local_record import supervisor
+from flows.servers import check_reachable
 from tests.components.analytics.hospitals import write_hospitals
-from tests.end_to_end.loopback import Loopback, children, stopped
+from tests.end_to_end.loopback import Loopback, children, paused, stopped
 from tests.end_to_end.middlebox import Middlebox, make_authority, middlebox
 from tests.end_to_end.records import serve_prefect
 from tests.end_to_end.searching import find, find_in_folder
@@ -197,6 +202,62 @@ def test_an_analysis_goes_on_where_it_was_stopped_and_where_its_driver_was_kille
     assert trial.left_behind() == []
 
 
+@pytest.mark.long
+def test_an_analysis_goes_on_and_ends_while_prefect_is_away(trial: Trial) -> None:
+    study, up, prefect = trial.variant("unshown"), supervisor(trial.home), trial.mark("Prefect")
+    assert up is not None
+    assert prefect is not None
+    with trial.running("analyse", str(study)) as driver:
+        trial.until(lambda: len(trial.asked("unshown", "question_asked")) > 2, every_s=0.01)
+        with paused(up.pid):  # nobody starts it again
+            with stopped(trial.worker("west")):
+                asked = len(trial.asked("unshown", "question_asked"))
+                os.kill(prefect.pid, signal.SIGKILL)
+            assert driver.wait(300) == 0
+        assert driver.stdout is not None
+        said = driver.stdout.read()
+    assert asked < QUESTIONS
+    assert "Prefect does not show all of unshown-" in said
+    assert trial.tables(trial.home, "unshown") == trial.tables(trial.simulated, trial.name)
+    trial.until(lambda: answers(read_coordinator(trial.home / "federation").prefect_url))
+
+
+@pytest.mark.parametrize("driven", [True, False])
+def test_a_cancelled_analysis_ends_at_once_and_is_not_taken_up_again(trial: Trial, driven: bool) -> None:
+    name = "unwanted" if driven else "orphaned"
+    study = trial.variant(name)
+    with trial.running("analyse", str(study)) as driver, stopped(trial.worker("west")):
+        trial.until(lambda: trial.asked(name, "answered", site="east"))
+        if not driven:
+            driver.kill()
+            driver.wait()
+        said = trial.run("cancel", str(study) if driven else name, "--reason", "wrong arm").stdout
+        assert ("which nobody was driving" in said) is not driven
+        if driven:
+            assert driver.wait(60) == 130
+            assert driver.stdout is not None
+            assert "was cancelled: wrong arm" in driver.stdout.read()
+    (cancelled,) = trial.asked(name, "analysis_cancelled")
+    assert cancelled.data["why"] == "wrong arm"
+    assert f"no analysis of {name} is under way" in trial.run("cancel", name, check=False).stderr
+    assert name not in trial.status()
+    trial.until(lambda: trial.left_behind() == [])
+    trial.run("analyse", str(study))
+    assert len(trial.asked(name, "analysis_started")) == 2
+    assert trial.tables(trial.home, name) == trial.tables(trial.simulated, trial.name)
+
+
+@pytest.mark.long
+def test_a_deployed_analysis_is_made_when_its_time_has_come(trial: Trial) -> None:
+    study = trial.variant("monthly")
+    assert "an analysis has no rounds" in trial.run("deploy", str(study), "--rounds", "2", check=False).stderr
+    deployed = trial.run("deploy", str(study), "--cron", "* * * * *").stdout
+    assert "monthly is analysed at * * * * * (UTC)" in deployed
+    trial.until(lambda: trial.asked("monthly", "analysis_finished"))
+    assert "off the schedule" in trial.run("deploy", str(study), "--remove").stdout
+    assert trial.tables(trial.home, "monthly") == trial.tables(trial.simulated, trial.name)
+
+
 def test_a_hospital_that_has_not_accepted_it_refuses_and_answers_once_it_has(trial: Trial) -> None:
     study = trial.variant("unread")
     trial.change("north", lambda settings: settings["policy"].update(analyses="accepted"))
@@ -295,6 +356,14 @@ def test_the_process_that_answers_has_no_torch(trial: Trial) -> None:
     for site in SITES:
         (answering,) = [one for one in children(trial.worker(site)) if "site_process" in command(one)]
         assert "torch" not in subprocess.run(["cat", f"/proc/{answering}/maps"], capture_output=True, text=True).stdout
+
+
+def answers(prefect: str) -> bool:
+    try:
+        check_reachable(prefect, name="Prefect")
+    except ServiceError:
+        return False
+    return True
 
 
 def command(process: int) -> str:

@@ -14,8 +14,8 @@ from components.analytics.plan import AnalysisStudy, Attendance, Disclosure
 from components.analytics.records import AnalysisAnswer, AnalysisRequest, AskExits, AskSummary
 from components.errors import DataError
 from components.journal import Journal
-from flows import analysis_flow
-from flows.analysis_flow import analyse_whole
+from flows import analysis_driver
+from flows.analysis_driver import analyse_whole
 from flows.analysis_session import (
     AnalysisSession,
     StoppedAnalysisError,
@@ -114,7 +114,7 @@ def test_an_analysis_begins_again_without_the_sites_that_cannot_answer_or_ends(
             raise AnswersError({"east": "no table"})
         return Results(whole, running.sites)
 
-    monkeypatch.setattr(analysis_flow, "analyse", analyse)
+    monkeypatch.setattr(analysis_driver, "analyse", analyse)
     assert analyse_whole(running, lambda question, step: {}).sites == ["east", "north"]
     with pytest.raises(AnswersError, match="east: no table"):
         analyse_whole(running, lambda question, step: {})

@@ -12,48 +12,23 @@ import pytest
 
 from components.analytics.plan import Attendance
 from components.analytics.records import AnalysisAnswer, AnalysisRequest, AskSummary
-from components.exchange.keys import SigningKey, VerifyKey
+from components.exchange.keys import SigningKey
 from components.exchange.questions import QuestionCall, QuestionRequest, reply_context, reply_to, sign_reply
 from components.exchange.sealing import seal_file
 from components.exchange.signing import Signed
 from components.exchange.site_request import parse_request
-from components.gateway.claims import Claims
-from components.gateway.database import Database
-from components.gateway.grants import Grants
-from components.gateway.leases import Leases
 from components.gateway.records import SlotKey
-from components.gateway.sites import Sites
-from components.governance.identity_files import CoordinatorFolder
 from components.journal import Journal
 from flows.analysis_session import AnalysisSession, StoppedAnalysisError, begin_analysis, open_journal
 from flows.analysis_sites import AnalysisRoll, Hospitals
-from flows.coordinator import CoordinatorSide
 from flows.progress import Watcher
 from flows.site_runs import SiteRuns
 from tests.components.analytics.hospitals import study
+from tests.flows.sides import KEY, Quiet, Side, open_side
 
-KEY, OTHER = SigningKey.generate(), SigningKey.generate()
+OTHER = SigningKey.generate()
 SITES = ["east", "north", "west"]
 STUDY, HASTY = (study(SITES).model_copy(update={"attendance": Attendance(quorum=2, deadline_s=s)}) for s in (60.0, 0.5))
-
-
-class Side(CoordinatorSide):
-    """A coordinator's side on which everybody signs with one key."""
-
-    def signing_key(self, site: str) -> VerifyKey:
-        return KEY.public
-
-
-class Quiet:
-    """In place of what shows runs in Prefect."""
-
-    def show(self, run: Any) -> None: ...
-
-    def ended(self, key: str, state: Any) -> None: ...
-
-    def say(self, number: int, text: str) -> None: ...
-
-    def close(self) -> None: ...
 
 
 class Present(AnalysisRoll):
@@ -68,10 +43,8 @@ class Present(AnalysisRoll):
 
 @pytest.fixture
 def side(tmp_path: Path) -> Iterator[Side]:
-    database = Database(f"sqlite:///{tmp_path}/g.db")
-    secrets = CoordinatorFolder(tmp_path).make("ward", names=["localhost"], ips=[])
-    yield Side("ward", secrets, Sites(database), Grants(database), Claims(database), tmp_path, Leases(database))
-    database.close()
+    with open_side(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

@@ -30,11 +30,11 @@ from components.exchange.site_request import request_text
 from components.gateway.records import WorkItem, slot_of_question
 from components.gateway.slots import SealedSlots
 from components.governance.acceptances import Acceptance, Acceptances
-from components.governance.identity_files import CoordinatorFolder, SiteFolder
+from components.governance.identity_files import SiteFolder
 from components.journal import Entry, read
 from flows.hospital import Hospital
 from tests.components.analytics.hospitals import patients, study
-from tests.components.gateway.gates import Build, Gate
+from tests.components.gateway.gates import Gate, gates
 
 pytestmark = pytest.mark.timeout(120)
 STUDY = study(["north", "south", "west"], disclosure={"smallest_cell": 5})
@@ -42,12 +42,8 @@ STUDY = study(["north", "south", "west"], disclosure={"smallest_cell": 5})
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
-    folder = tmp_path_factory.mktemp("federation")
-    build = Build(folder, CoordinatorFolder(folder).make("ward", names=["localhost"], ips=["127.0.0.1"]), [])
-    yield build()
-    for running, database in build.made:
-        running.stop()
-        database.close()
+    with gates(tmp_path_factory.mktemp("federation")) as build:
+        yield build()
 
 
 @pytest.fixture(scope="module")

@@ -25,12 +25,12 @@ from components.exchange.site_request import (
 from components.gateway.records import SlotKey, WorkItem, own_version, slot_of_order
 from components.gateway.slots import SealedSlots
 from components.governance.acceptances import Acceptance, Acceptances
-from components.governance.identity_files import CoordinatorFolder, SiteFolder
+from components.governance.identity_files import SiteFolder
 from components.journal import Journal
 from components.rounds import Order, RoundPlan
 from flows.hospital import Hospital
 from flows.hospital_review import Review
-from tests.components.gateway.gates import Build, Gate
+from tests.components.gateway.gates import Gate, gates
 from tests.references.tiny_study import STUDY, tiny_study
 
 pytestmark = pytest.mark.timeout(120)
@@ -52,12 +52,8 @@ CALL = Call(federation="ward", site="north", training=TRAINING, study_digest=ANY
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
-    folder = tmp_path_factory.mktemp("federation")
-    build = Build(folder, CoordinatorFolder(folder).make("ward", names=["localhost"], ips=["127.0.0.1"]), [])
-    yield build()
-    for running, database in build.made:
-        running.stop()
-        database.close()
+    with gates(tmp_path_factory.mktemp("federation")) as build:
+        yield build()
 
 
 @pytest.fixture(scope="module")

@@ -29,11 +29,11 @@ from components.gateway import prefect_proxy
 from components.gateway.database import credentials
 from components.gateway.prefect_routes import ROUTES
 from components.gateway.transport import Route
-from components.governance.identity_files import CoordinatorFolder, SiteFolder
+from components.governance.identity_files import SiteFolder
 from flows.closed_worker import EMPTY_TEMPLATE
 from flows.hospital_client import connected
 from flows.hospital_worker import HospitalWorker
-from tests.components.gateway.gates import Build, Gate
+from tests.components.gateway.gates import Build, Gate, gates
 from tests.flows.test_hospital_worker import Ward, in_loop, make_pool, order, parameters, prefect, read, set_template
 
 __all__ = ["prefect"]  # the fixture: a server, and this process's client turned to it directly
@@ -42,13 +42,8 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
-    folder = tmp_path_factory.mktemp("federation")
-    secrets = CoordinatorFolder(folder).make("ward", names=["localhost"], ips=["127.0.0.1"])
-    made = Build(folder, secrets, [])
-    yield made
-    for running, database in made.made:
-        running.stop()
-        database.close()
+    with gates(tmp_path_factory.mktemp("federation")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

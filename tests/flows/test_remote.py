@@ -11,50 +11,22 @@ import torch
 
 from components.dispatch import Dispatcher
 from components.errors import RefusedError
-from components.exchange.keys import SigningKey, VerifyKey
 from components.federation import plan_round, training_order
-from components.gateway.claims import Claims
-from components.gateway.database import Database
-from components.gateway.grants import Grants
-from components.gateway.leases import Leases
 from components.gateway.records import SlotKey
-from components.gateway.sites import Sites
-from components.governance.identity_files import CoordinatorFolder
 from components.rounds import Order, ServerState
 from components.strategies import FedAvg
 from flows import remote as module
-from flows.coordinator import CoordinatorSide
 from flows.remote import PUBLISHED, RemoteDispatcher
 from flows.site_runs import SiteRuns
 from tests.components.gateway.gates import until
+from tests.flows.sides import Quiet, Side, open_side
 from tests.references.tiny_study import STUDY, tiny_study
-
-KEY = SigningKey.generate()
-
-
-class Side(CoordinatorSide):
-    """A coordinator's side on which everybody signs with one key."""
-
-    def signing_key(self, site: str) -> VerifyKey:
-        return KEY.public
-
-
-class Quiet:
-    """In place of what shows runs in Prefect, and of what builds the network here."""
-
-    def show(self, run: Any) -> None: ...
-
-    def ended(self, key: str, state: Any) -> None: ...
-
-    def close(self) -> None: ...
 
 
 @pytest.fixture
 def side(tmp_path: Path) -> Iterator[Side]:
-    database = Database(f"sqlite:///{tmp_path}/g.db")
-    secrets = CoordinatorFolder(tmp_path).make("ward", names=["localhost"], ips=[])
-    yield Side("ward", secrets, Sites(database), Grants(database), Claims(database), tmp_path, Leases(database))
-    database.close()
+    with open_side(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture

@@ -5,10 +5,11 @@ import pandas as pd
 import pytest
 from scipy.optimize import minimize
 
+from components.analytics.cox import Derivatives, newton
 from components.analytics.plan import Disclosure
 from components.analytics.records import AskScore
 from components.analytics.regression import Regression
-from components.analytics.table import open_cohort
+from components.analytics.table import Floats, open_cohort
 from components.errors import DataError
 from tests.components.analytics.hospitals import analysed, analysis, columns, patients, split, study
 
@@ -111,6 +112,16 @@ def test_a_covariate_that_separates_is_named() -> None:
     frame.loc[frame["died"] == 0, "arm"] = "drug"
     with pytest.raises(DataError, match=r"arm: drug.*(separates|goes on growing)"):
         regression(frame, covariates=["arm", "age"])
+
+
+def test_a_regression_that_does_not_converge_names_what_goes_on_growing() -> None:
+    def evaluate(at: Floats) -> Derivatives:  # -exp(-b): the best b is beyond all bounds, each step is one long
+        height = np.exp(-at)
+        return Derivatives(-float(height.sum()), height, np.diag(height))
+
+    said = r"did not converge in 10 steps: the coefficient of arm: drug goes on growing.*leave it out, or join its rare"
+    with pytest.raises(DataError, match=said):
+        newton(evaluate, ["arm: drug"])
 
 
 def test_a_covariate_that_is_constant_is_named() -> None:

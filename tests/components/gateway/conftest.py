@@ -2,21 +2,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from components.gateway.database import Database
-from components.governance.identity_files import CoordinatorFolder, SiteFolder
-from tests.components.gateway.gates import Build, Gate, Running
+from components.governance.identity_files import SiteFolder
+from tests.components.gateway.gates import Build, Gate, gates
 from tests.components.gateway.relay import Relay
 
 
 @pytest.fixture(scope="module")
 def build(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Build]:
-    folder = tmp_path_factory.mktemp("federation")
-    secrets = CoordinatorFolder(folder).make("ward", names=["localhost"], ips=["127.0.0.1"])
-    made: list[tuple[Running, Database]] = []
-    yield Build(folder, secrets, made)
-    for running, database in made:
-        running.stop()
-        database.close()
+    with gates(tmp_path_factory.mktemp("federation")) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,8 @@ import asyncio
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from components.gateway.serve import GatewayServer, Serve, make_server
 from components.gateway.sites import Sites
 from components.gateway.tokens import Invitation
 from components.gateway.transport import Route, client_context, httpx_settings
-from components.governance.identity_files import CoordinatorSecrets, SiteFolder
+from components.governance.identity_files import CoordinatorFolder, CoordinatorSecrets, SiteFolder
 
 LIMIT_S = 20.0
 
@@ -137,6 +138,18 @@ class Build:
         running = Running(make_server(settings, database, routes))
         self.made.append((running, database))
         return Gate(self.folder, self.secrets, database, running, settings)
+
+
+@contextmanager
+def gates(folder: Path) -> Iterator[Build]:
+    """Make a federation in a folder, and end the gateways that were started for it."""
+    build = Build(folder, CoordinatorFolder(folder).make("ward", names=["localhost"], ips=["127.0.0.1"]), [])
+    try:
+        yield build
+    finally:
+        for running, database in build.made:
+            running.stop()
+            database.close()
 
 
 def envelope(folder: SiteFolder, slot: SlotKey, payload: bytes | None, **changes: object) -> bytes:
