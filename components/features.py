@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from components.history import Code, Dated, Days, History, code_mistake, codes_mistake, rising
+from components.history import Code, Dated, Days, Given, History, code_mistake, codes_mistake, rising
 from components.later import LaterFields
 from components.section import Positive, Section
+from components.wide import Wide
 
 FEATURE_PATTERN = r"[A-Za-z][A-Za-z0-9_]{0,62}"
+MOST_AGREED = 50  # categories of a feature that its hospitals agree on
+AGREED_LETTERS = 60  # of the longest that is told
+REST = "other"
 FeatureName = Annotated[
     str,
     Field(
         pattern=f"^{FEATURE_PATTERN}$",
         description="a name of letters, digits and '_' that starts with a letter, at most 63",
     ),
+]
+
+Categories = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=AGREED_LETTERS)]], Field(max_length=MOST_AGREED)
 ]
 
 
@@ -62,9 +69,12 @@ class Feature(Section, LaterFields):
         convert: Other units (UCUM) that are taken, and what a value in them is multiplied by to be in `unit`. A value
             in any other unit is not used.
         meanings: Codes that stand for a category, or for ``no`` and ``yes``, by category.
+        agreed: For ``categorical``, in place of `categories`: the values that the hospitals have. Each tells those that
+            `smallest_cell` of its patients or more share; their union is encoded, and any other value is ``other``.
+        rest: Of `categories`, the one that a value stands under which is none of them; empty sets its row aside.
     """
 
-    later = frozenset({"record", "also", "window_days", "take", "convert", "meanings"})
+    later = frozenset({"record", "also", "window_days", "take", "convert", "meanings", "agreed", "rest"})
 
     name: FeatureName
     type: Literal["numeric", "categorical", "boolean"] = "numeric"
@@ -83,13 +93,19 @@ class Feature(Section, LaterFields):
     take: Literal["last", "first", "mean", "min", "max", "count", "any"] = "last"
     convert: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
     meanings: dict[str, list[Code]] = Field(default_factory=dict)
+    agreed: bool = False
+    rest: Text = ""
 
     @model_validator(mode="after")
     def _check(self) -> Feature:
         if self.range is not None and (self.type != "numeric" or not self.range[0] < self.range[1]):
             raise ValueError(f"range (lowest < highest) belongs to a numeric feature, given {self.range}")
-        if (self.type == "categorical") != bool(self.categories):
+        if (self.type == "categorical") != (bool(self.categories) or self.agreed):
             raise ValueError("categories go with type: categorical, and only with it")
+        if self.agreed and (self.categories or self.record):
+            raise ValueError("agreed stands in place of categories, and for a table's column only")
+        if self.rest and self.rest not in self.categories:
+            raise ValueError(f"rest must be one of the categories, given {self.rest}")
         if self.categories and (len(self.categories) < 2 or len(set(self.categories)) < len(self.categories)):
             raise ValueError(f"categories must be two or more and differ from each other, given {self.categories}")
         wrong = self._dated_mistake()
@@ -100,7 +116,8 @@ class Feature(Section, LaterFields):
     def _dated_mistake(self) -> str:
         """Say what is wrong with what it is made of; nothing if it is right."""
         if self.record in ("", "age", "sex"):
-            given = sorted(word for word in self.later - {"record"} if getattr(self, word) != _default(word))
+            dated = self.later - {"record", "agreed", "rest"}
+            given = sorted(word for word in dated if getattr(self, word) != _default(word))
             if given:
                 return f"{given[0]} belongs to records with a code: give record: measurement, condition, ..."
             kind = {"age": "numeric", "sex": "categorical"}.get(self.record, self.type)
@@ -150,36 +167,7 @@ def _default(field: str) -> object:
     return Feature.model_fields[field].get_default(call_default_factory=True)
 
 
-class Wide(Section):
-    """Thousands of numeric columns of one kind, such as expression of genes, of which a training keeps a few.
-
-    Attributes:
-        columns: Names of the columns; or the name of a text file, beside the study, with one in each line.
-        keep: How many take part: those with the largest score statistics over all sites; see `components.screening`.
-        unit: Unit of all of them, for example ``log2 counts``.
-        range: Lowest and highest value that can be, in `unit`.
-        most_outside: Largest part of a column's values at a site that may be out of range.
-    """
-
-    columns: Annotated[list[Annotated[str, Field(min_length=1)]], Field(min_length=2, max_length=50_000)]
-    keep: Positive
-    unit: str = ""
-    range: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
-    most_outside: Annotated[float, Field(ge=0, le=1)] = 0.05
-
-    @model_validator(mode="after")
-    def _check(self) -> Wide:
-        if self.range is not None and not self.range[0] < self.range[1]:
-            raise ValueError(f"range must be lowest < highest, given {self.range}")
-        if len(set(self.columns)) < len(self.columns):
-            twice = sorted(name for name, times in Counter(self.columns).items() if times > 1)
-            raise ValueError(f"columns must differ from each other, twice there: {', '.join(twice[:5])}")
-        if self.keep > len(self.columns):
-            raise ValueError(f"keep must be at most the number of columns, {len(self.columns)}, given {self.keep}")
-        return self
-
-
-class Arm(Section):
+class Arm(Section, LaterFields):
     """The column that says which of two treatments a patient was given.
 
     Attributes:
@@ -190,12 +178,16 @@ class Arm(Section):
             probability of the arm, and every result says what that cannot correct.
         propensity: Probability of the second level, where it is known by design; null fits it in the training: one
             number for all patients where they were randomised, else a logistic regression on all features.
+        given: For patients' dated records: which of them say it.
     """
+
+    later = frozenset({"given"})
 
     column: Annotated[str, Field(min_length=1)]
     levels: Annotated[list[Text], Field(min_length=2, max_length=2)]
     randomised: bool
     propensity: Annotated[float, Field(gt=0, lt=1)] | None = None
+    given: Given | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Arm:
@@ -203,6 +195,10 @@ class Arm(Section):
             raise ValueError(f"levels must differ from each other, given {self.levels}")
         if self.propensity is not None and not self.randomised:
             raise ValueError("propensity is known by design only where chance decided: leave it out, it is fitted")
+        if self.given is not None and self.given.codes.keys() not in ({*self.levels}, {self.levels[1]}):
+            raise ValueError(
+                f"given.codes must name {self.levels[1]}, or both of levels, given {', '.join(self.given.codes)}"
+            )
         return self
 
     @property
@@ -217,8 +213,9 @@ class Treatment(Section):
     Attributes:
         better: The class that is wanted for a patient; empty is the first, as in ``[well, ill]``.
         learner: ``t``: a model of the outcome for each arm (T-learner); ``x``: besides these, models of the effect,
-            fitted to what each patient's outcome was less what the other arm's model expects (X-learner); ``single``:
-            one model with the arm among its inputs, as in DeepSurv's recommender.
+            fitted to what each patient's outcome was less what the other arm's model expects (X-learner; of survival
+            to those whose time until the last horizon is known, weighted for who was censored); ``single``: one model
+            with the arm among its inputs, as in DeepSurv's recommender.
         members: Models fitted to resampled patients beside the model itself; their spread is the interval of a
             patient's benefit.
     """
@@ -244,7 +241,7 @@ class Records(Section, LaterFields):
         format: What a site's folder holds: ``table``; ``fhir`` (R4: bundles, NDJSON); ``omop`` (tables of the CDM 5.4);
             ``any`` (whichever of these is there, so that hospitals may differ).
         history: How a row is made of a patient's dated records; not for ``table``.
-        wide: Thousands of further columns, of which some are kept.
+        wide: Thousands of further columns, of which some are kept, or principal components of them.
         arm: For ``task.treatment``: which treatment each patient was given.
     """
 
@@ -283,7 +280,7 @@ class Records(Section, LaterFields):
         if (self.format == "table") != (self.history is None):
             raise ValueError("history goes with format: fhir, omop or any, and only with them")
         if self.history is not None:
-            _check_dated(self.features, self.history)
+            _check_dated(self.features, self.history, self.arm)
         if self.arm is not None:
             self._check_arm(self.arm)
         return self
@@ -304,8 +301,8 @@ class Records(Section, LaterFields):
             raise ValueError(f"arm: its column {arm.column} is a feature too; the model must not see it as one")
         if self.wide is not None:
             raise ValueError("arm: does not go with wide, whose columns are screened by the outcome alone")
-        if self.format != "table":
-            raise ValueError("arm: goes with format: table; dated records have no column that says it")
+        if (arm.given is None) != (self.format == "table"):
+            raise ValueError("arm: given (by which records) goes with format: fhir, omop or any, and only with them")
         if "arm" in [feature.name for feature in self.features]:
             raise ValueError("features: the name arm is that of records.arm here; call the feature something else")
 
@@ -319,14 +316,16 @@ class Records(Section, LaterFields):
         return [*self.missing, *feature.missing]
 
 
-def _check_dated(features: list[Feature], history: History) -> None:
-    """Refuse features that cannot be made of dated records, or that know what is to be foreseen."""
+def _check_dated(features: list[Feature], history: History, arm: Arm | None) -> None:
+    """Refuse features, and an arm, that cannot be made of dated records or that know what is to be foreseen."""
     bare = [feature.name for feature in features if not feature.record]
     if bare:
         raise ValueError(f"features: record is missing for {', '.join(bare)}: what are they made of?")
     begin = history.label.window_days[0]
     late = [feature.name for feature in features if (feature.window_days or [0, 0])[1] >= begin]
     dated = [feature.name for feature in features if feature.name in late and feature.record not in ("age", "sex")]
+    given = None if arm is None else arm.given
+    dated += ["the arm"] if given is not None and given.window_days[1] >= begin else []
     if dated:
         raise ValueError(
             f"history: the label's window begins on day {begin}, and that of {', '.join(dated)} ends on it or later: a "
@@ -334,6 +333,17 @@ def _check_dated(features: list[Feature], history: History) -> None:
         )
     if begin < 0:
         raise ValueError(f"history: the label's window begins on day {begin}, before the index date")
+    seen = [feature.name for feature in features if given is not None and _shows(feature, given)]
+    if seen:
+        raise ValueError(f"arm: {', '.join(seen)} has a code and days of it; the model must not see it as a feature")
+
+
+def _shows(feature: Feature, given: Given) -> bool:
+    """Whether a feature is made of the records that say what a patient was given."""
+    first, last = feature.window_days or (-math.inf, 0)
+    codes = {code for codes in given.codes.values() for code in codes}
+    shared = feature.record == given.record and not codes.isdisjoint(feature.codes)
+    return shared and first <= given.window_days[1] and given.window_days[0] <= last
 
 
 class Subgroup(Section):

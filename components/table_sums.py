@@ -14,21 +14,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from components.bin_edges import CELLS, bin_edges, cell_counts
 from components.errors import DataError, RefusedError
-from components.features import Feature, Records, Wide
+from components.features import Feature, Records
 from components.later import LaterFields
 from components.rounds import Record
-from components.screening import Floats, class_scores, strongest, survival_scores
+from components.wide_sums import FittedWide, WideSums, check_wide, fit_wide
 
 Count = Annotated[int, Field(ge=0)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
 
 
 class FeatureSums(Record, LaterFields):
@@ -51,24 +48,6 @@ class FeatureSums(Record, LaterFields):
     cells: list[Count] = Field(default_factory=list)
 
 
-class WideSums(Record):
-    """What a site tells of the columns of a wide table, one number for each in every field.
-
-    Attributes:
-        known: Rows that have a value; 0 where they are too few to be told, and all else with it.
-        total: Sum of the values.
-        squares: Sum of their squares.
-        score: See `components.screening`.
-        information: Likewise.
-    """
-
-    known: list[Count]
-    total: list[Number]
-    squares: list[Number]
-    score: list[Number]
-    information: list[Number]
-
-
 class TableSums(Record, LaterFields):
     """What a site tells of its training rows, by feature, and of a wide table's columns."""
 
@@ -76,20 +55,6 @@ class TableSums(Record, LaterFields):
 
     features: dict[str, FeatureSums]
     wide: WideSums | None = None
-
-
-class FittedWide(Record):
-    """Which columns of a wide table take part, and what is done to them.
-
-    Attributes:
-        chosen: Their places among the wide columns, rising.
-        mean: What is taken off, and stands where a value is missing.
-        scale: What is divided by.
-    """
-
-    chosen: list[Count]
-    mean: list[Number]
-    scale: list[Annotated[float, Field(gt=0, allow_inf_nan=False)]]
 
 
 class Fitted(Record, LaterFields):
@@ -151,25 +116,6 @@ def feature_sums(feature: Feature, values: Sequence[float], smallest_cell: int, 
     return FeatureSums(known=len(there), total=math.fsum(about), squares=squares, cells=cells)
 
 
-def wide_sums(table: Floats, labels: NDArray[Any], smallest_cell: int) -> WideSums:
-    """Add up a wide table's columns, and how each goes with the outcome.
-
-    Args:
-        table: [N, W] values of the training rows; NaN where one is missing.
-        labels: [N] zeros and ones, or [N, 2] times and events.
-        smallest_cell: Fewest rows behind anything that is told.
-    """
-    known = ~np.isnan(table)
-    values = np.where(known, table, 0.0)
-    outcome = survival_scores if labels.ndim == 2 else class_scores
-    scores, information = outcome(table, labels.astype(np.float64) if labels.ndim == 2 else labels)
-    told = known.sum(axis=0) >= smallest_cell
-    columns = values.sum(axis=0), (values**2).sum(axis=0), scores, information
-    total, squares, score, informed = (np.where(told, column, 0.0).tolist() for column in columns)
-    counts = np.where(told, known.sum(axis=0), 0).tolist()
-    return WideSums(known=counts, total=total, squares=squares, score=score, information=informed)
-
-
 def suppressed(counts: Sequence[int], smallest_cell: int) -> list[int | None]:
     """Leave out counts of 1 to ``smallest_cell - 1``, and one more where one alone would follow from the total.
 
@@ -193,7 +139,7 @@ def check_table_sums(records: Records, sums: TableSums | None, site: str, *, bin
         feature.name for feature in (records.features if records.wide else records.encoded)
     }:
         raise RefusedError(f"{site}: its sums are not those of the study's features; has it the same version of it?")
-    _check_wide(records, sums.wide, site)
+    check_wide(records.wide, sums.wide, site)
     for feature in records.features if records.wide else records.encoded:
         found = sums.features[feature.name]
         told = sum(count or 0 for count in found.counts)
@@ -229,44 +175,8 @@ def fit(records: Records, sums: Mapping[str, TableSums]) -> Fitted:
         raise DataError(f"nothing can be learned from some features: {'; '.join(wrong)}. Leave them out of the study")
     fill, mean, scale = zip(*rows, strict=True)
     wide = [found.wide for _, found in sorted(sums.items()) if found.wide is not None]
-    fitted = _fit_wide(records.wide, wide) if records.wide is not None else None
+    fitted = fit_wide(records.wide, wide) if records.wide is not None else None
     return Fitted(fill=list(fill), mean=list(mean), scale=list(scale), wide=fitted)
-
-
-def _check_wide(records: Records, sums: WideSums | None, site: str) -> None:
-    """Refuse sums of a wide table that cannot be."""
-    columns = len(records.wide.columns) if records.wide is not None else None
-    if (sums is None) != (columns is None):
-        raise RefusedError(f"{site}: its sums are not those of the study's columns; has it the same version of it?")
-    if sums is None:
-        return
-    every = (sums.known, sums.total, sums.squares, sums.score, sums.information)
-    if any(len(numbers) != columns for numbers in every) or min(sums.squares) < 0 or min(sums.information) < 0:
-        raise RefusedError(f"{site}: its sums do not fit the study's {columns} wide columns")
-
-
-def _fit_wide(wide: Wide, sums: Sequence[WideSums]) -> FittedWide:
-    """Choose the columns that say most of the outcome over all sites, and fit their means and scales.
-
-    Raises:
-        DataError: If fewer columns say anything than shall be kept.
-    """
-    names = ("known", "total", "squares", "score", "information")
-    known, total, squares, score, information = (
-        np.array([math.fsum(column) for column in zip(*(getattr(item, name) for item in sums), strict=True)])
-        for name in names
-    )
-    count = np.maximum(known, 1)
-    mean = total / count
-    deviation = np.sqrt(np.maximum(squares / count - mean**2, 0.0))
-    usable = deviation > 1e-6 * np.maximum(np.abs(mean), 1e-6)
-    chosen = strongest(score, np.where(usable, information, 0.0), wide.keep)
-    if len(chosen) < wide.keep:
-        raise DataError(
-            f"{len(chosen)} of {len(wide.columns)} wide columns vary and say something of the outcome at sites that "
-            f"may tell of them, and data.records.wide.keep is {wide.keep}: lower it"
-        )
-    return FittedWide(chosen=chosen, mean=mean[chosen].tolist(), scale=deviation[chosen].tolist())
 
 
 def fit_bins(records: Records, sums: Mapping[str, TableSums], bins: int) -> Fitted:

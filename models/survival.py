@@ -233,7 +233,7 @@ class SurvivalModel(pl.LightningModule):
         self.architecture = architecture
         self.objective = objective
         self.optimizer_settings = optimizer
-        self.inputs = TableInput(architecture.categories, architecture.indicators, architecture.keep)
+        self.inputs = TableInput(architecture)
         self.network = seeded(seed, lambda: build_survival_network(architecture, self.inputs.width, objective))
         self.baseline = Baseline(objective)
 

@@ -34,6 +34,7 @@ class TableArchitecture:
         curvature: Whether a logistic regression keeps gradient and curvature of its loss, for Newton steps.
         wide: Number of further columns, all numbers.
         keep: How many of those take part.
+        components: Principal components of those, which the network sees in their place; 0 leaves them themselves.
     """
 
     name: str
@@ -43,6 +44,7 @@ class TableArchitecture:
     curvature: bool = False
     wide: int = 0
     keep: int = 0
+    components: int = 0
 
     def __post_init__(self) -> None:
         if len(self.categories) != len(self.indicators) or not self.categories:
@@ -53,12 +55,11 @@ class TableInput(nn.Module):
     """Rows of a table to inputs of a network: filled, scaled, one input for each category but the first.
 
     Its values (`fill`, `mean`, `scale`, each [F]) are fitted once, for all sites; they are not trained. So is which of
-    the wide columns take part (`chosen`, their places; with `wide_mean` and `wide_scale`, each [keep]).
+    the wide columns take part (`chosen`, their places; with `wide_mean` and `wide_scale`, each [keep]), and what their
+    principal components are (`loadings` [components, keep], and the standard deviations `spread` [components]).
 
     Args:
-        categories: As of `TableArchitecture`.
-        indicators: As of `TableArchitecture`.
-        keep: As of `TableArchitecture`.
+        architecture: What of it are the columns.
     """
 
     fill: Tensor
@@ -67,24 +68,30 @@ class TableInput(nn.Module):
     chosen: Tensor
     wide_mean: Tensor
     wide_scale: Tensor
+    loadings: Tensor
+    spread: Tensor
 
-    def __init__(self, categories: Sequence[int], indicators: Sequence[bool], keep: int = 0) -> None:
+    def __init__(self, architecture: TableArchitecture) -> None:
         super().__init__()
-        self.keep = keep
-        self.categories, self.indicators = tuple(categories), tuple(indicators)
+        categories, self.keep, self.components = architecture.categories, architecture.keep, architecture.components
+        self.categories, self.indicators = tuple(categories), tuple(architecture.indicators)
         self.register_buffer("fill", torch.zeros(len(categories)))
         self.register_buffer("mean", torch.zeros(len(categories)))
         self.register_buffer("scale", torch.ones(len(categories)))
-        if keep:
+        if self.keep:
             # Places as numbers of the kind that travels; float32 holds whole ones up to 16 million.
-            self.register_buffer("chosen", torch.arange(keep).float())
-            self.register_buffer("wide_mean", torch.zeros(keep))
-            self.register_buffer("wide_scale", torch.ones(keep))
+            self.register_buffer("chosen", torch.arange(self.keep).float())
+            self.register_buffer("wide_mean", torch.zeros(self.keep))
+            self.register_buffer("wide_scale", torch.ones(self.keep))
+        if self.components:
+            self.register_buffer("loadings", torch.zeros(self.components, self.keep))
+            self.register_buffer("spread", torch.ones(self.components))
 
     @property
     def width(self) -> int:
         """Number of inputs of the network."""
-        return sum(max(count - 1, 1) for count in self.categories) + sum(self.indicators) + self.keep
+        narrow = sum(max(count - 1, 1) for count in self.categories) + sum(self.indicators)
+        return narrow + (self.components or self.keep)
 
     def set_fitted(self, fill: Sequence[float], mean: Sequence[float], scale: Sequence[float]) -> None:
         """Take over what was fitted.
@@ -108,6 +115,18 @@ class TableInput(nn.Module):
                 raise ValueError(f"{len(values)} values were fitted for {len(buffer)} wide columns")
             buffer.copy_(torch.tensor(values, dtype=torch.float64))
 
+    def set_components(self, loadings: Sequence[Sequence[float]], spread: Sequence[float]) -> None:
+        """Take over what the principal components are.
+
+        Raises:
+            ValueError: If there is not a row of loadings, one for each column that is kept, for each.
+        """
+        found = torch.tensor(loadings, dtype=torch.float64)
+        if found.shape != self.loadings.shape or len(spread) != len(self.spread):
+            raise ValueError(f"loadings of {tuple(found.shape)} were fitted for {tuple(self.loadings.shape)}")
+        self.loadings.copy_(found)
+        self.spread.copy_(torch.tensor(spread, dtype=torch.float64))
+
     def forward(self, rows: Tensor) -> Tensor:
         """Return inputs [N, width] of rows [N, F + wide]; NaN is missing, a category is its place."""
         further = self._wide(rows) if self.keep else []
@@ -125,10 +144,10 @@ class TableInput(nn.Module):
         return torch.cat([*parts, *told, *further], dim=1)
 
     def _wide(self, rows: Tensor) -> list[Tensor]:
-        """Return the inputs of the wide columns that take part."""
+        """Return the inputs of the wide columns that take part: themselves, or their components of deviation 1."""
         chosen = rows[:, len(self.categories) :].index_select(1, self.chosen.round().long())
         scaled = (torch.where(torch.isnan(chosen), self.wide_mean, chosen) - self.wide_mean) / self.wide_scale
-        return [scaled]
+        return [scaled @ self.loadings.T / self.spread] if self.components else [scaled]
 
 
 class NewtonLayer(nn.Linear):
@@ -227,7 +246,7 @@ class RiskModel(Classifier):
     ) -> None:
         super().__init__(objective, optimizer)
         self.architecture = architecture
-        self.inputs = TableInput(architecture.categories, architecture.indicators, architecture.keep)
+        self.inputs = TableInput(architecture)
         self.network = seeded(seed, lambda: build_table_network(architecture, self.inputs.width, objective.logits))
 
     def forward(self, rows: Tensor) -> Tensor:

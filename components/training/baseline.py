@@ -12,8 +12,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from components.errors import DataError
-from components.training.local import SiteBatches
+from components.training.local import SiteBatches, whole_site
 
 
 @runtime_checkable
@@ -38,10 +37,6 @@ def measure_baseline(module: pl.LightningModule, data: SiteBatches, smallest_cel
     """
     if not isinstance(module, KeepsBaseline):
         return
-    samples = len(data.labels("train"))
-    if not samples:
-        raise DataError("the site has no training items; look at its quarantine list and its splits")
-    batches = data.train_batches(batch_size=samples, seed=0, balanced=False)
-    rows, labels = next(iter(batches))
+    rows, labels = whole_site(data, seed=0)
     device = next((tensor.device for tensor in module.parameters()), torch.device("cpu"))
     module.measure_baseline(rows.to(device), labels.to(device), smallest_cell)

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from components.cells import merged, middle, told_apart
-from components.errors import DataError, RefusedError
+from components.errors import RefusedError
 from components.training.evaluate import BATCH_SIZE
 from components.training.exchanged_entries import read_entries
-from components.training.local import SiteBatches, SiteResult
+from components.training.local import SiteBatches, SiteResult, whole_site
 from components.weights import is_finite
 
 Numbers = npt.NDArray[np.int64]
@@ -86,10 +86,7 @@ def boost_site(module: pl.LightningModule, data: SiteBatches, *, smallest_cell: 
     started = time.perf_counter()
     if not isinstance(module, IsGrown):
         raise ValueError(f"{type(module).__name__} is not grown from sums")
-    samples = len(data.labels("train"))
-    if samples == 0:
-        raise DataError("the site has no training items; look at its quarantine list and its splits")
-    rows, labels = next(iter(data.train_batches(batch_size=samples, seed=seed, balanced=False)))
+    rows, labels = whole_site(data, seed)
     module.eval()
     gradients, curvatures = module.slopes(rows, labels)
     slopes = torch.stack([gradients, curvatures], dim=2).cpu()  # [N, K, 2]
@@ -98,7 +95,7 @@ def boost_site(module: pl.LightningModule, data: SiteBatches, *, smallest_cell: 
     loss_sum = _loss(module, rows, labels)
     add_up(module.network, rows, slopes, smallest_cell)
     weights = read_entries(module)
-    return SiteResult(weights, samples, steps=1, loss_sum=loss_sum, seconds=time.perf_counter() - started)
+    return SiteResult(weights, len(rows), steps=1, loss_sum=loss_sum, seconds=time.perf_counter() - started)
 
 
 @torch.no_grad()

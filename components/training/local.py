@@ -26,6 +26,8 @@ from components.weights import Weights, is_finite
 
 __all__ = ["SiteBatches", "SiteResult", "TrainingOrder", "load_entries", "train_site"]
 
+WORST_LOSS = 1e6  # of an item, on average: a likelihood of e^-1e6 is no model's but that of one which diverges
+
 
 class SiteBatches(Protocol):
     """The part of a site's data that training needs; `components.data.site_data.SiteData` has it."""
@@ -42,6 +44,27 @@ class SiteBatches(Protocol):
     def train_batches(self, *, batch_size: int, seed: int, balanced: bool) -> Batches:
         """Return batches of which each iteration is the next pass, in an order that is a function of `seed`."""
         ...
+
+
+def training_items(data: SiteBatches) -> int:
+    """Return how many training items a site has.
+
+    Raises:
+        DataError: If it has none.
+    """
+    items = len(data.labels("train"))
+    if items == 0:
+        raise DataError("the site has no training items; look at its quarantine list and its splits")
+    return items
+
+
+def whole_site(data: SiteBatches, seed: int) -> tuple[Tensor, Tensor]:
+    """Return all training rows of a site and their labels, for what is added up over them at once.
+
+    Raises:
+        DataError: If there are none.
+    """
+    return next(iter(data.train_batches(batch_size=training_items(data), seed=seed, balanced=False)))
 
 
 @runtime_checkable
@@ -126,7 +149,8 @@ def train_site(
 
     Raises:
         DataError: If the site has no training items, or a batch has too few for the network.
-        RefusedError: If the loss or a weight stopped being finite, or device or precision are not there.
+        RefusedError: If the loss or a weight stopped being finite, the loss is above `WORST_LOSS`, or device or
+            precision are not there.
 
     Guarantees:
         On the CPU the result is a function of the module's weights, the data and the order, bit for
@@ -138,9 +162,7 @@ def train_site(
     started = time.perf_counter()
     device = choose_device(order.device)
     check_precision(order.precision, device)
-    samples = len(data.labels("train"))
-    if samples == 0:
-        raise DataError("the site has no training items; look at its quarantine list and its splits")
+    samples = training_items(data)
     if isinstance(module, CountsClasses):
         module.set_class_counts(data.class_counts["train"], samples)
     # Since 2.2 Lightning trains in the mode it finds: after an evaluation, BatchNorm would stay frozen.
@@ -237,9 +259,10 @@ class _LastPass(pl.Callback):
         """Return the mean loss of an item, or refuse."""
         items = sum(number for _, number in self._losses)
         mean = math.fsum(loss.item() * self._parts * number for loss, number in self._losses) / items
-        if not math.isfinite(mean):
+        if not abs(mean) < WORST_LOSS:  # neither is what is no number
             raise RefusedError(
-                "the training loss stopped being finite; lower local.optimizer.learning_rate, or use precision 32"
+                "the training loss stopped being finite, or grew without end; lower local.optimizer.learning_rate, or "
+                "use precision 32"
             )
         return mean
 

@@ -21,10 +21,10 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from components.errors import DataError, RefusedError
+from components.errors import RefusedError
 from components.training.baseline import measure_baseline
 from components.training.exchanged_entries import read_entries
-from components.training.local import SiteBatches, SiteResult
+from components.training.local import SiteBatches, SiteResult, whole_site
 from components.weights import is_finite
 
 
@@ -74,10 +74,7 @@ def newton_site(
     started = time.perf_counter()
     if not isinstance(module, TakesNewtonSteps):
         raise ValueError(f"{type(module).__name__} takes no Newton steps")
-    samples = len(data.labels("train"))
-    if samples == 0:
-        raise DataError("the site has no training items; look at its quarantine list and its splits")
-    rows, labels = next(iter(data.train_batches(batch_size=samples, seed=seed, balanced=False)))
+    rows, labels = whole_site(data, seed)
     try:
         module.newton(rows, labels, ridge, lasso)
     except ValueError as error:
@@ -91,4 +88,4 @@ def newton_site(
     weights = read_entries(module)
     if not all(is_finite(tensor) for tensor in weights.values()):
         raise RefusedError("a Newton step is not finite; set local.optimizer.weight_decay above 0")
-    return SiteResult(weights, samples, steps=1, loss_sum=loss_sum, seconds=time.perf_counter() - started)
+    return SiteResult(weights, len(rows), steps=1, loss_sum=loss_sum, seconds=time.perf_counter() - started)

@@ -17,7 +17,8 @@ from components.exchange.store import FolderStore
 from components.features import Records
 from components.screening import class_scores, survival_scores
 from components.simulation import simulate
-from components.table_sums import TableSums, check_table_sums, feature_sums, fit, wide_sums
+from components.table_sums import TableSums, check_table_sums, feature_sums, fit
+from components.wide_sums import wide_sums
 from flows.build import build_module
 from flows.dispatch import InProcessDispatcher
 from flows.readiness import fitted_to

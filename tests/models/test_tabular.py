@@ -19,7 +19,7 @@ def model(name: str = "LogisticRegression", kind: str = "binary", **arguments: o
 
 
 def test_columns_are_filled_scaled_and_spread_over_categories() -> None:
-    inputs = TableInput([0, 3, 2], [True, False, False])
+    inputs = TableInput(TableArchitecture("MLP", [0, 3, 2], [True, False, False], {}))
     inputs.set_fitted([10.0, 1.0, 0.0], [10.0, 0.0, 0.0], [2.0, 1.0, 1.0])
     rows = torch.tensor([[14.0, 2.0, 1.0], [NAN, NAN, NAN]])
     # scaled number; second and third category; boolean; whether the number was missing
