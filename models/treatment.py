@@ -26,7 +26,7 @@ from models.tabular import TableArchitecture, TableInput
 Learner = Literal["t", "x", "single"]
 Z95 = 1.959963984540054
 OUTPUTS = 5  # expected outcome in each arm, benefit, and the ends of its interval
-_SAME_PACE = 1 / 8  # a square's curvature is 2, cross-entropy's 1/4 at most: so one learning rate suits both
+SAME_PACE = 1 / 8  # a square's curvature is 2, cross-entropy's 1/4 at most: so one learning rate suits both
 _MOST = 8  # resampled more often than that is a patient once in a million draws
 
 
@@ -237,7 +237,7 @@ class TreatmentModel(Classifier):
             raise ValueError("a treatment model needs a binary objective, without handling of unequal classes")
         self.architecture, self.design = architecture, design
         self.features = len(architecture.categories)
-        self.inputs = TableInput(architecture.categories, architecture.indicators)
+        self.inputs = TableInput(architecture)
         self.network = seeded(seed, lambda: TreatmentNetwork(architecture, self.inputs.width, design))
         self._began: list[TreatmentNetwork] = []  # in a list: no part of the module's own state
 
@@ -283,7 +283,7 @@ class TreatmentModel(Classifier):
         others = losses[1:].sum()
         if self.design.learner == "x":
             gap = self._pseudo_effects(inputs, arm, truth) - of_arm(self.network.effects(inputs), arm)
-            others = others + _SAME_PACE * (weights * gap.square()).mean(dim=1).sum()
+            others = others + SAME_PACE * (weights * gap.square()).mean(dim=1).sum()
         if self.design.propensity is None:
             given = F.binary_cross_entropy_with_logits(self.network.assignment(inputs), arm.to(inputs.dtype))
             others = others + given

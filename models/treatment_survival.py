@@ -1,4 +1,4 @@
-r"""Which of two treatments a patient lives longer with: DeepSurv's recommender, and survival by arm (T-learner).
+r"""Which of two treatments a patient lives longer with: survival by arm (T-, X-learner), and DeepSurv's recommender.
 
 The benefit is a difference of restricted mean survival times, :math:`\int_0^h S_1(t|x) - S_0(t|x)\,dt` until the last
 horizon of the task, in its unit. Members are fitted to resampled patients as in `models.treatment`.
@@ -6,6 +6,7 @@ horizon of the task, in its unit. Members are fitted to resampled patients as in
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
@@ -14,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
 from models.base import OptimizerSettings, seeded
+from models.censoring import Censoring, censoring_of, lived
 from models.survival import Baseline, SurvivalObjective, joined_cells
 from models.survival_losses import hazard_losses
 from models.tabular import TableArchitecture, TableInput
-from models.treatment import Z95, Assignment, Stack, TreatmentDesign, of_arm, resampled
+from models.treatment import SAME_PACE, Z95, Assignment, Stack, TreatmentDesign, of_arm, resampled
 
 Batch = tuple[Tensor, Tensor]
 
@@ -112,16 +114,20 @@ class SurvivalTreatmentNetwork(nn.Module):
 
     ``t``: networks of their own for each arm, with ``cox`` a baseline hazard of its own, too. ``single``: one network
     with the arm among its inputs; with ``cox`` this is DeepSurv, whose recommender compares
-    :math:`\eta(x, 1) - \eta(x, 0)` with 0: the sign of the benefit here is the opposite of it.
+    :math:`\eta(x, 1) - \eta(x, 0)` with 0: the sign of the benefit here is the opposite of it. ``x``: besides the
+    networks of ``t``, effects :math:`\tau_0, \tau_1` on restricted mean survival, and the benefit is
+    :math:`e\,\tau_0 + (1 - e)\,\tau_1`, where :math:`e` is the chance of the second arm.
 
     Args:
         architecture: What each network is: ``Linear`` or ``MLP``.
         inputs: Number of inputs, D.
-        design: The learner, ``t`` or ``single``.
+        design: The learner.
         objective: The grid, the horizons and the likelihood.
 
-    Reference:
+    References:
         Katzman et al. (2018), DeepSurv, BMC Medical Research Methodology 18:24, section "Treatment recommender".
+        Xu, Ignatiadis, Sverdrup, Fleming, Wager, Shah (2023), Treatment heterogeneity with survival outcomes, in:
+        Handbook of Matching and Weighting Adjustments for Causal Inference (arXiv 2207.07758): the X-learner.
     """
 
     def __init__(
@@ -134,6 +140,7 @@ class SurvivalTreatmentNetwork(nn.Module):
         if objective.loss == "hazards":
             last = self.outcome.layers[-1]
             nn.init.constant_(last.bias, _FIRST_LOGIT)  # type: ignore[arg-type]
+        self.effect = Stack(architecture, self.fits * 2, inputs) if design.learner == "x" else None
         cells = len(objective.edges)
         self.baseline = StackedBaseline(1 if single else 2, self.fits, cells) if objective.loss == "cox" else None
         self.assignment = Assignment(inputs, design)
@@ -166,21 +173,44 @@ class SurvivalTreatmentNetwork(nn.Module):
         survival = F.pad(self.log_survival(inputs)[..., :last].exp(), (1, 0), value=1.0)
         return torch.trapezoid(survival, edges, dim=3)
 
+    @property
+    def until(self) -> float:
+        """The last horizon, in the task's unit."""
+        return self.objective.edges[self.objective.horizons[-1]]
+
+    def effects(self, inputs: Tensor) -> Tensor:
+        """Return what the effect models of an X-learner say, as parts of the horizon, [2, 1 + M, N], by own arm."""
+        assert self.effect is not None
+        found: Tensor = self.effect(inputs).reshape(2, self.fits, -1)
+        return found
+
+    def benefits(self, inputs: Tensor) -> Tensor:
+        """Return the benefit of the second arm by every fit, [1 + M, N], in the task's unit."""
+        if self.effect is None:
+            means = self.mean_survival(inputs)
+            return means[1] - means[0]
+        given, (first, second) = torch.sigmoid(self.assignment(inputs)), self.effects(inputs).unbind(0)
+        return self.until * (given * first + (1 - given) * second).clamp(-1, 1)
+
     def recommend(self, inputs: Tensor) -> Tensor:
         """Return [N, 5]: mean survival in either arm, benefit of the second, and the ends of its 95 % interval."""
-        means = self.mean_survival(inputs)
-        benefits, most = means[1] - means[0], self.objective.edges[self.objective.horizons[-1]]
+        means, benefits, most = self.mean_survival(inputs), self.benefits(inputs), self.until
         spread = Z95 * benefits[1:].std(dim=0)
         ends = (benefits[0] - spread).clamp(min=-most), (benefits[0] + spread).clamp(max=most)
         return torch.stack([*means[:, 0], benefits[0], *ends], dim=1)
 
 
 class SurvivalTreatmentModel(pl.LightningModule):
-    """Recommends the treatment that a patient is expected to live longer with.
+    r"""Recommends the treatment that a patient is expected to live longer with.
 
     Rows are [N, F] where only a recommendation is asked for, and [N, F + 1], the arm (0 or 1) last, to train and to
     judge; labels are [N, 2], times and events. Judged as a survival model, it says the hazards of each patient's own
     arm in each cell of the grid.
+
+    An X-learner's effect networks learn by squared error from :math:`\min(T, h) - m_0(x)` of the second arm's patients
+    and :math:`m_1(x) - \min(T, h)` of the first's, both as parts of :math:`h`, where :math:`m` is the mean survival by
+    what the round began with, the models and the baseline of all sites. Who was censored before :math:`h` has no such
+    difference; the others are weighted for them by the site's own curve of censoring: see `models.censoring`.
 
     Args:
         architecture: What each network is, and the columns it takes.
@@ -190,8 +220,7 @@ class SurvivalTreatmentModel(pl.LightningModule):
         seed: Seed of the first weights.
 
     Raises:
-        ValueError: If the network's arguments are wrong, or the learner is ``x``, which needs outcomes that are known
-            of everybody.
+        ValueError: If the network's arguments are wrong.
     """
 
     def __init__(
@@ -204,15 +233,15 @@ class SurvivalTreatmentModel(pl.LightningModule):
         seed: int,
     ) -> None:
         super().__init__()
-        if design.learner == "x":
-            raise ValueError("an X-learner needs outcomes that are known of everybody; survival takes t or single")
         self.architecture, self.objective, self.design = architecture, objective, design
         self.optimizer_settings, self.features = optimizer, len(architecture.categories)
-        self.inputs = TableInput(architecture.categories, architecture.indicators)
+        self.inputs = TableInput(architecture)
         width = self.inputs.width
         self.network = seeded(seed, lambda: SurvivalTreatmentNetwork(architecture, width, design, objective))
         told = SurvivalObjective(objective.edges, objective.horizons, "hazards")
         self.baseline = Baseline(told)  # of what `forward` says
+        self._began: list[SurvivalTreatmentNetwork] = []  # in a list: no part of the module's own state
+        self._censoring: Censoring | None = None
 
     @property
     def better(self) -> int:
@@ -233,9 +262,11 @@ class SurvivalTreatmentModel(pl.LightningModule):
     def benefit(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the benefit as a part of the last horizon, the chance of the second arm, and the arm; each [N]."""
         inputs, arm = self._divided(rows)
-        means = self.network.mean_survival(inputs)[:, 0]
-        most = self.objective.edges[self.objective.horizons[-1]]
-        return (means[1] - means[0]) / most, torch.sigmoid(self.network.assignment(inputs)), arm
+        return (
+            self.network.benefits(inputs)[0] / self.network.until,
+            torch.sigmoid(self.network.assignment(inputs)),
+            arm,
+        )
 
     def predictions(self, scores: Tensor) -> Tensor:
         """See `models.survival.SurvivalModel.predictions`."""
@@ -246,7 +277,13 @@ class SurvivalTreatmentModel(pl.LightningModule):
         return hazard_losses(scores, labels, self.objective.edges)
 
     def measure_baseline(self, rows: Tensor, labels: Tensor, smallest_cell: int) -> None:
-        """Keep a site's part of the baseline hazards at the present weights; nothing for ``hazards``."""
+        """Keep a site's part of the baseline hazards at the present weights; nothing for ``hazards``.
+
+        For an X-learner a round begins here: what it began with is kept until it ends, with the curve of censoring.
+        """
+        if self.design.learner == "x":
+            self._began = [copy.deepcopy(self.network).eval().requires_grad_(False)]
+            self._censoring = censoring_of(labels)
         if self.network.baseline is None:
             return
         before = self.training
@@ -257,6 +294,14 @@ class SurvivalTreatmentModel(pl.LightningModule):
             self.network.baseline.measure(scores, arm, labels, self.objective.edges, smallest_cell)
         self.train(before)
 
+    def on_train_start(self) -> None:
+        """Take what the round began with to where the training is."""
+        self._began = [network.to(self.device) for network in self._began]
+
+    def on_train_end(self) -> None:
+        """Let go of it."""
+        self._began, self._censoring = [], None
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Return the loss of a batch; its value is that of the model itself, its gradient that of every fit."""
         rows, labels = batch
@@ -265,6 +310,10 @@ class SurvivalTreatmentModel(pl.LightningModule):
         scores = of_arm(self.network.scores(inputs), arm)
         losses = (self._losses(scores, labels, arm, weights)).mean(dim=1)
         others = losses[1:].sum()
+        if self.design.learner == "x":
+            effect, known = self._pseudo_effects(inputs, arm, labels)
+            gap = effect - of_arm(self.network.effects(inputs), arm)
+            others = others + SAME_PACE * (weights * known * gap.square()).mean(dim=1).sum()
         if self.design.propensity is None:
             given = F.binary_cross_entropy_with_logits(self.network.assignment(inputs), arm.to(inputs.dtype))
             others = others + given
@@ -290,6 +339,14 @@ class SurvivalTreatmentModel(pl.LightningModule):
             return stacked_cox_losses(scores[..., 0], labels, weights)
         sides = [stacked_cox_losses(scores[..., 0], labels, weights * side) for side in (~arm, arm)]
         return sides[0] + sides[1]
+
+    @torch.no_grad()
+    def _pseudo_effects(self, inputs: Tensor, arm: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return by fit [1 + M, N] the time lived less what the other arm's model expected, and what it counts for."""
+        network = self._began[0] if self._began else self.network
+        part, known = lived(labels, network.until, self._censoring or censoring_of(labels))
+        expected = network.mean_survival(inputs) / network.until
+        return torch.where(arm, part - expected[0], expected[1] - part), known
 
     def _divided(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Return inputs [N, D], and which patients [N] were given the second arm."""

@@ -17,7 +17,6 @@ All of it is synthetic: no clinical meaning, no patient. The scales (ages, stage
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from components.errors import DataError
 from components.files import storage_errors, write_whole
 from components.seeds import generator
 
@@ -40,7 +38,7 @@ HOSPITALS: Mapping[str, tuple[float, float, float]] = {  # part of the patients,
 }
 STAGES = ("I", "II", "III")
 SHAPE, SCALE_DAYS, SEEN_DAYS = 1.3, 2500.0, (365.0, 3650.0)
-_FORMAT = 1  # of the tables: raised when the same name would hold other numbers
+FATE = ("drug", "outcome", "days", "died")  # the columns that say what became of a patient
 
 
 @dataclass(frozen=True)
@@ -100,6 +98,21 @@ class KnownTrial:
         return found
 
 
+@dataclass(frozen=True)
+class Fates:
+    """What became of patients, and what would have, in either arm.
+
+    Attributes:
+        cells: The columns `FATE` of each.
+        chances: As of `KnownTrial`.
+        log_hazards: As of `KnownTrial`.
+    """
+
+    cells: list[tuple[str, str, str, str]]
+    chances: Floats
+    log_hazards: Floats
+
+
 def draw_trial(plan: TrialPlan) -> KnownTrial:
     """Draw a trial.
 
@@ -113,43 +126,52 @@ def draw_trial(plan: TrialPlan) -> KnownTrial:
     age = np.clip(random.normal([HOSPITALS[name][1] for name in hospitals], 10), 25, 95).round(1)
     severity = random.normal([HOSPITALS[name][2] for name in hospitals], 1)
     stage, receptor = np.digitize(severity, [-0.3, 0.9]), (random.random(count) < 0.7).astype(int)
-    genes = _genes(random, count, plan.genes)
+    genes = draw_genes(random, count, plan.genes)
     years = (age - 60) / 10
     risk = 0.3 * years + np.array([0.0, 0.5, 1.1])[stage] - 0.4 * receptor + genes[:, :5] @ [0.4, 0.0, 0.0, -0.3, 0.3]
     effect = -0.2 + 0.9 * genes[:, 1] - 0.7 * genes[:, 2] + 0.4 * years
-    logits = np.stack([risk - 0.9, risk - 0.9 + effect], axis=1)
-    hazards = np.stack([risk - 0.5, risk - 0.5 + 0.8 * effect], axis=1)
     inclined = 0.5 * years + 1.0 * (stage - 0.8) + 0.6 * genes[:, 0] - 0.5 * genes[:, 1]
     given = np.full(count, 0.5) if plan.randomised else 1 / (1 + np.exp(-inclined))
+    fates = draw_fates(random, risk, effect, given)
+    columns = ["patient", "hospital", "age", "stage", "receptor"]
+    columns += [f"gene_{number:02d}" for number in range(1, plan.genes + 1)]
+    columns += FATE
+    rows = [
+        [f"P{row + 1:05d}", str(hospitals[row]), f"{age[row]:g}", STAGES[stage[row]], str(receptor[row]),
+         *(f"{value:.3f}" for value in genes[row]), *fates.cells[row]]
+        for row in range(count)
+    ]  # fmt: skip
+    return KnownTrial(columns, rows, fates.chances, fates.log_hazards, given)
+
+
+def draw_fates(random: np.random.Generator, risk: Floats, effect: Floats, given: Floats) -> Fates:
+    """Draw who is given the drug, and what becomes of each.
+
+    Args:
+        random: The source of chance.
+        risk: Of each patient, on the scale of logarithms of odds and of hazards, [N].
+        effect: What the drug adds to it, [N].
+        given: Chance of being given the drug, [N].
+    """
+    count = len(risk)
+    logits = np.stack([risk - 0.9, risk - 0.9 + effect], axis=1)
+    hazards = np.stack([risk - 0.5, risk - 0.5 + 0.8 * effect], axis=1)
     arm = (random.random(count) < given).astype(int)
     chances, own = 1 / (1 + np.exp(-logits)), np.arange(count)
     relapse = random.random(count) < chances[own, arm]
     death = SCALE_DAYS * (random.exponential(size=count) / np.exp(hazards[own, arm])) ** (1 / SHAPE)
     seen = random.uniform(*SEEN_DAYS, size=count)
     days = np.maximum(np.ceil(np.minimum(death, seen)), 1).astype(int)
-    columns = ["patient", "hospital", "age", "stage", "receptor"]
-    columns += [f"gene_{number:02d}" for number in range(1, plan.genes + 1)]
-    columns += ["drug", "outcome", "days", "died"]
-    rows = [
-        [f"P{row + 1:05d}", str(hospitals[row]), f"{age[row]:g}", STAGES[stage[row]], str(receptor[row]),
-         *(f"{value:.3f}" for value in genes[row]), ("no", "yes")[arm[row]], ("well", "relapse")[int(relapse[row])],
-         str(days[row]), str(int(death[row] <= seen[row]))]
-        for row in range(count)
-    ]  # fmt: skip
-    return KnownTrial(columns, rows, chances, hazards, given)
+    columns = np.where(arm, "yes", "no"), np.where(relapse, "relapse", "well"), days, (death <= seen).astype(int)
+    cells = [(str(drug), str(outcome), str(day), str(died)) for drug, outcome, day, died in zip(*columns, strict=True)]
+    return Fates(cells, chances, hazards)
 
 
-def _genes(random: np.random.Generator, count: int, genes: int) -> Floats:
+def draw_genes(random: np.random.Generator, count: int, genes: int) -> Floats:
     """Return expressions as standard scores, [N, G]: genes that stand beside each other, five by five, go together."""
     shared = np.repeat(random.normal(size=(count, -(-genes // 5))), 5, axis=1)[:, :genes]
     found: Floats = (np.sqrt(0.3) * shared + np.sqrt(0.7) * random.normal(size=(count, genes))).round(3)
     return found
-
-
-MADE: Mapping[str, TrialPlan] = {
-    "made:trial": TrialPlan(),
-    "made:cohort": TrialPlan(randomised=False),
-}
 
 
 def write_trial(trial: KnownTrial, file: Path) -> None:
@@ -165,22 +187,3 @@ def write_trial(trial: KnownTrial, file: Path) -> None:
     with storage_errors("write", file):
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, text.getvalue().encode())
-
-
-def made_table(name: str) -> Path:
-    """Return the table of a name of `MADE`, drawn once into the user's cache folder.
-
-    Raises:
-        DataError: If there is no such name.
-        StorageError: If it cannot be written.
-    """
-    if name not in MADE:
-        raise DataError(f"data.path {name!r}: there is no such made-up table; there are {', '.join(sorted(MADE))}")
-    import pooch  # type: ignore[import-untyped]  # the cache folder that known data sets are in, too
-
-    plan = MADE[name]
-    key = hashlib.sha256(f"{_FORMAT} {plan}".encode()).hexdigest()[:16]
-    file = Path(pooch.os_cache("wardround")) / "made" / f"{name.partition(':')[2]}-{key}.csv"
-    if not file.is_file():
-        write_trial(draw_trial(plan), file)
-    return file

@@ -273,13 +273,32 @@ def benefit_words(study: Study) -> str:
     return f"{survival.unit} of the first {survival.horizons[-1]:g}"
 
 
-def benefit_warning(study: Study) -> str:
-    """Say plainly what a user must know of benefits that no trial stands behind; empty where one does."""
-    arm = study.data.records.arm if study.data.records else None
-    if arm is None or arm.randomised:
-        return ""
-    return (
-        f"NOT RANDOMISED: nobody drew lots for {arm.column}. Predicted benefits and everything they are judged by are "
-        "corrected for the study's features alone; whatever else decided who was given what may be the whole of them. "
-        "They are no ground for treating a patient."
-    )
+def benefit_warnings(study: Study) -> list[str]:
+    """Say plainly what a user must know of every benefit of this study; nothing where there is nothing to say.
+
+    That no trial stands behind benefits, and that intervals are too narrow: those of a single learner, and those of an
+    X-learner of survival whose effects are straight lines.
+    """
+    chosen, arm = study.task.treatment, study.data.records.arm if study.data.records else None
+    if chosen is None or arm is None:
+        return []
+    said = []
+    if not arm.randomised:
+        said.append(
+            f"NOT RANDOMISED: nobody drew lots for {arm.column}. Predicted benefits and everything they are judged by "
+            "are corrected for the study's features alone; whatever else decided who was given what may be the whole "
+            "of them. They are no ground for treating a patient."
+        )
+    if chosen.learner == "single":
+        said.append(
+            "INTERVALS TOO NARROW: a single learner draws every benefit towards none, and its intervals do not show "
+            "by how much; where benefits are known, they held about half of them, not 95 %. Use the order of the "
+            "patients, not the numbers."
+        )
+    if chosen.learner == "x" and study.network.name == "Linear":
+        said.append(
+            "INTERVALS TOO NARROW: the effects of this X-learner are straight lines, and its intervals do not show how "
+            "far the true ones are from them; where benefits are known, they held about three quarters of them, not "
+            "95 %."
+        )
+    return said

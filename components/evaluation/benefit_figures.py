@@ -10,7 +10,7 @@ import numpy as np
 
 from components.evaluation.benefit import OVERLAP_BINS
 from components.evaluation.benefit_metrics import benefit_calibration, overlap, uplift_curve
-from components.evaluation.figures import DIAGONAL, INK, MODEL_MARKS, canvas, legend_style, png, site_style, titles
+from components.evaluation.drawing import DIAGONAL, INK, MODEL_MARKS, canvas, legend_style, png, site_style, titles
 from components.rounds import TreatmentSums
 
 

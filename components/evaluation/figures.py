@@ -1,8 +1,7 @@
 """Pictures of an evaluation as PNG bytes: ROC, calibration, convergence, participation, comparison.
 
-Colours are told apart with any colour vision (Okabe, Ito 2008) and never carry a meaning alone. matplotlib is
-imported inside the functions, so that it does not slow the start of a training, and used through its objects, so
-that figures can be drawn beside a training in another thread.
+How they look, `components.evaluation.drawing` says. matplotlib is imported inside the functions, so that it does not
+slow the start of a training.
 
 ROC and calibration belong to every version, so they are drawn once a round beside the training and have to be
 cheap: what is the same in every version (axes, grid, names) is drawn once, on a `_Sheet`, and only the data again.
@@ -19,6 +18,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from components.evaluation.curves import auroc, roc_points
+from components.evaluation.drawing import (
+    DIAGONAL,
+    GRID,
+    INK,
+    MODEL_MARKS,
+    MUTED,
+    PAPER,
+    SITE_COLOURS,
+    canvas,
+    legend_style,
+    plain_axes,
+    plain_text,
+    png,
+    site_style,
+    titles,
+)
 from components.evaluation.histograms import Floats, Integers
 from components.evaluation.intervals import Estimate, Outcome, estimate_text, mean_of, wilson
 from components.rounds import ScoreSums
@@ -29,14 +44,9 @@ if TYPE_CHECKING:
 
 Participation = Literal["took part", "refused", "failed", "not asked"]
 
-INK, MUTED, GRID, DIAGONAL, PAPER = "#1b2733", "#5b6b7a", "#e3e8ed", "#7d8a97", "#ffffff"
-SITE_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-SITE_STYLES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), "-", (0, (3, 1)))
 STATUS_COLOURS = {"took part": "#86ccb4", "refused": "#e69f00", "failed": "#d55e00", "not asked": "#eef1f4"}
 STATUS_LETTERS = {"took part": "", "refused": "R", "failed": "F", "not asked": "-"}
-MODEL_MARKS = (("#cc79a7", "s"), ("#0072b2", "o"), ("#009e73", "D"), ("#e69f00", "^"))
 CALIBRATION_BINS = 10
-DPI = 144
 VERSION_DPI = 112  # of what is drawn for every version
 VERSION_SIZE = (6.0, 5.6)  # inches
 QUARTERS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -211,16 +221,6 @@ def comparison_figure(metric: str, comparison: Mapping[str, Mapping[str, Estimat
     return png(figure)
 
 
-def canvas(width: float, height: float) -> tuple[Figure, Axes]:
-    """Return an empty figure of that size in inches, and its axes in house style."""
-    from matplotlib.figure import Figure  # slow to import, not needed before a figure is drawn
-
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor=PAPER, layout="constrained")
-    axes = figure.add_subplot()
-    plain_axes(axes)
-    return figure, axes
-
-
 class _Sheet:
     """A figure whose axes are drawn once; each picture draws only its data over them.
 
@@ -309,43 +309,6 @@ def _calibration_sheet(sites: tuple[str, ...]) -> _Sheet:
     return _Sheet([(0.12, 0.34, 0.85, 0.59), (0.12, 0.10, 0.85, 0.2)], furnish)
 
 
-def plain_axes(axes: Axes) -> None:
-    """Take away what is not data."""
-    axes.set_facecolor(PAPER)
-    axes.grid(True, color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color("#aab4be")
-    axes.tick_params(colors=MUTED, labelsize=9.5, length=3)
-
-
-def titles(axes: Axes, title: str, across: str, up: str) -> None:
-    """Write the title and the axes' names."""
-    axes.set_title(title, loc="left", fontsize=12.5, fontweight="bold", color=INK, pad=10)
-    axes.set_xlabel(across, fontsize=10.5, color=INK)
-    axes.set_ylabel(up, fontsize=10.5, color=INK)
-
-
-def legend_style() -> dict[str, Any]:
-    """Return how legends look."""
-    return {"fontsize": 9, "title_fontsize": 9, "frameon": True, "framealpha": 0.9, "edgecolor": "none",
-            "labelcolor": INK, "alignment": "left"}  # fmt: skip
-
-
-def site_style(index: int, site: str, sites: int) -> dict[str, Any]:
-    """Return colour, line and label of a site; above as many as colours they are one grey crowd."""
-    if sites > len(SITE_COLOURS):
-        label = f"{sites} sites" if index == 0 else "_hidden"
-        return {"color": "#8a97a5", "linewidth": 0.9, "alpha": 0.6, "label": label, "zorder": 3}
-    return {
-        "color": SITE_COLOURS[index],
-        "linestyle": SITE_STYLES[index],
-        "linewidth": 1.6,
-        "label": plain_text(site),
-        "zorder": 3,
-    }
-
-
 def _draw_roc(axes: Axes, sums: ScoreSums, style: dict[str, Any], *, named: bool) -> None:
     """Draw one ROC curve, with its area in the legend if it is one of few, or say that it is not defined."""
     area = _area(sums)
@@ -421,19 +384,6 @@ def _draw_status_key(figure: Figure) -> None:
     figure.legend(handles=marks, loc="outside lower center", ncols=4, **legend_style())
 
 
-def plain_text(text: str, longest: int = 28) -> str:
-    """Keep a name from being read as mathematics, and from filling the picture."""
-    short = text if len(text) <= longest else f"{text[: longest - 9]}...{text[-6:]}"
-    return short.replace("$", r"\$")
-
-
 def _words(metric: str) -> str:
     """Write a metric's name for people."""
     return "AUROC" if metric == "auroc" else plain_text(metric).replace("_", " ")
-
-
-def png(figure: Figure) -> bytes:
-    """Return the figure as PNG; equal figures have equal bytes."""
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", metadata={"Software": None})
-    return picture.getvalue()

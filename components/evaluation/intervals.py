@@ -156,16 +156,17 @@ def mean_of(outcomes: Sequence[Outcome], *, disjoint: bool) -> Outcome:
 
 
 def estimate_text(value: Estimate | None, digits: int = 2) -> str:
-    """Write an estimate for a table of plain text; what is not defined is a dash.
+    """Write an estimate for a table of plain text; what is not defined is a dash, and what has no interval has none.
 
     >>> estimate_text(Estimate(0.934, 0.9, 0.951, 200))
     '0.93 [0.90-0.95]'
-    >>> estimate_text(None)
-    '-'
+    >>> estimate_text(Estimate(0.934, 0.934, 0.934, 200)), estimate_text(None)
+    ('0.93', '-')
     """
     if value is None:
         return "-"
-    return f"{value.value:.{digits}f} [{value.low:.{digits}f}-{value.high:.{digits}f}]"
+    interval = f" [{value.low:.{digits}f}-{value.high:.{digits}f}]" if value.low < value.high else ""
+    return f"{value.value:.{digits}f}{interval}"
 
 
 def _expit(logit: float) -> float:

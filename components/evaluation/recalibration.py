@@ -15,6 +15,8 @@ from components.evaluation.histograms import Floats, Integers
 from components.evaluation.intervals import Outcome, Undefined, estimate, normal
 
 STEPS = 50  # of Newton; ten are the rule
+_FLAT = 1e14  # condition of a curvature that cannot be inverted
+_SATURATED = "nearly all scores are 0 or 1"
 _SMALLEST = 1e-6  # a score nearer to 0 or 1 counts as this near: its logit would else rule the line
 
 
@@ -31,8 +33,8 @@ def calibration_line(positives: Integers, negatives: Integers, mean_scores: Floa
         mean_scores: [bins] mean of the scores of each bin.
 
     Returns:
-        Slope and intercept; `Undefined` where all items are of one class, all have one score, or the scores separate
-        the classes.
+        Slope and intercept; `Undefined` where all items are of one class, all have one score, nearly all are 0 or 1, or
+        the scores separate the classes.
 
     Reference:
         Cox (1958), Two further applications of a model for binary regression, Biometrika 45; Van Calster et al.
@@ -89,6 +91,8 @@ def _slope(logits: Floats, having: Integers, total: Integers, items: int) -> Out
         chance = _expit(line @ design)
         gradient = design @ (having - total * chance)
         information = (design * (total * chance * (1 - chance))) @ design.T
+        if not np.linalg.cond(information) < _FLAT:
+            return Undefined(_SATURATED)
         step = np.linalg.solve(information, gradient)
         best, size = _likelihood(line @ design, having, total), 1.0
         while _likelihood((line + size * step) @ design, having, total) < best - 1e-12 * abs(best) and size > 1e-6:
@@ -96,6 +100,8 @@ def _slope(logits: Floats, having: Integers, total: Integers, items: int) -> Out
         line = line + size * step
         if float(np.abs(size * step).max()) < 1e-10:
             break
+    if not np.linalg.cond(information) < _FLAT:
+        return Undefined(_SATURATED)
     error = math.sqrt(float(np.linalg.inv(information)[1, 1]))
     return estimate(float(line[1]), normal(float(line[1]), error), items)
 
@@ -110,6 +116,8 @@ def _intercept(logits: Floats, having: Integers, total: Integers, items: int) ->
         low, high = (middle, high) if float(total @ _expit(logits + middle)) < wanted else (low, middle)
     chance = _expit(logits + low)
     information = float(total @ (chance * (1 - chance)))
+    if not information > 0:
+        return Undefined(_SATURATED)
     return estimate(low, normal(low, 1 / math.sqrt(information)), items)
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from components.evaluation.figures import (
+from components.evaluation.drawing import (
     DIAGONAL,
     GRID,
     INK,
@@ -94,6 +94,30 @@ def importance_figure(shares: Mapping[str, float]) -> bytes:
     axes.set_yticks(range(len(shown)), [plain_text(name) for name, _ in shown])
     axes.set_ylim(len(shown) - 0.4, -0.6)
     titles(axes, "What the trees use", "part of the gain of all splits", "")
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    return png(figure)
+
+
+def components_figure(explained: Sequence[float], exact: Sequence[bool]) -> bytes:
+    """Draw which part of the variance of the columns each principal component explains.
+
+    Args:
+        explained: By component, its part, from 0 to 1; one at least.
+        exact: By component, whether it is that of all rows in one place; others are drawn pale.
+
+    Returns:
+        A PNG; of many components, the first 30.
+    """
+    shown = list(zip(explained, exact, strict=True))[:30]
+    figure, axes = canvas(7.6, 1.7 + 0.32 * len(shown))
+    bars = axes.barh(range(len(shown)), [share for share, _ in shown], color=MODEL_MARKS[1][0], height=0.6)
+    for bar, (_, known) in zip(bars, shown, strict=True):
+        bar.set_alpha(1.0 if known else 0.4)
+    together = np.cumsum(explained)
+    axes.set_yticks(range(len(shown)), [f"{place + 1}  ({together[place]:.1%} with it)" for place in range(len(shown))])
+    axes.set_ylim(len(shown) - 0.4, -0.6)
+    titles(axes, "Principal components", "part of the variance of the columns that take part", "")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     return png(figure)

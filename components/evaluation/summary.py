@@ -84,6 +84,7 @@ class TrainingSummary:
         threshold: Score from which an item counts as positive.
         bins: Bins of the score histograms.
         metric: The watched metric.
+        test_metric: The metric by which tests and comparisons are told.
         rounds: The rounds, in order.
         best_round: The round whose version is the champion, if there is one.
         champion: The champion's version; empty if there is none.
@@ -92,6 +93,7 @@ class TrainingSummary:
         undefined: Metrics that have no value there, with the reason.
         comparison: The watched metric on all test items, by model.
         warnings: What somebody has to look at, as sentences.
+        remarks: What is worth knowing beside the metrics, as sentences.
         subgroups: By subgroup, the champion's metrics on the test items of the sites that may tell of it.
         external: Metrics on everybody's items, each judged by the model trained without his site.
         figures: Pictures.
@@ -115,6 +117,7 @@ class TrainingSummary:
     threshold: float
     bins: int
     metric: str
+    test_metric: str
     rounds: tuple[RoundSummary, ...]
     best_round: int | None
     champion: str
@@ -123,6 +126,7 @@ class TrainingSummary:
     undefined: Mapping[str, str] = field(default_factory=dict)
     comparison: Mapping[str, Estimate] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
     subgroups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     external: Mapping[str, Estimate] = field(default_factory=dict)
     figures: tuple[ReportFigure, ...] = ()

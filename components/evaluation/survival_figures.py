@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from components.evaluation.figures import (
+from components.evaluation.drawing import (
     DPI,
     GRID,
     INK,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from components.evaluation.figures import DIAGONAL, INK, canvas, legend_style, png, site_style, titles
+from components.evaluation.drawing import DIAGONAL, INK, canvas, legend_style, png, site_style, titles
 from components.evaluation.intervals import Z95
 from components.rounds import ScoreSums, SurvivalSums
 from components.survival import Survival

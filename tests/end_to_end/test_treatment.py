@@ -1,110 +1,30 @@
 """A study of treatments from its file to a recommendation, held against the benefits that are known."""
 
-import csv
-import re
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
 import pandas
 import pytest
-import torch
 from sklearn.linear_model import LogisticRegression
 
-from components.assemble import assemble
-from components.data.encoding import encode_row
 from components.data.known_effects import KnownTrial, TrialPlan, draw_trial
-from components.data.records import encoded_features
-from components.data.sources import plan_sources
-from components.dispatch import SiteSetting
-from components.errors import StudyError
-from components.exchange.store import FolderStore
-from components.federation import Evaluation, evaluation_order, pool
-from components.simulation import simulate
-from components.study import Study
-from components.study_file import load_study
-from components.training.exchanged_entries import load_entries
 from flows import api
-from flows.build import build_module
-from flows.dispatch import InProcessDispatcher
 from flows.prediction import predict_files
-from flows.readiness import fitted_to
 from flows.results import ALL_SITES
-from models.treatment import TreatmentModel
-from models.treatment_survival import SurvivalTreatmentModel
+from tests.end_to_end.recommended import recommend
 from tests.references.tiny_table import write_table
 from tests.references.tiny_treatment import (
     PLAN,
     SITES,
     rows_of,
     survival_changes,
-    treatment_study,
     write_hospitals,
     write_study,
 )
 
 pytestmark = pytest.mark.timeout(300)
-LOCAL = {"epochs": 1, "batch_size": 32, "optimizer": {"learning_rate": 0.5, "momentum": 0.8}}
-ROUNDS = {"max": 12, "convergence": {"metric": "loss", "mode": "min", "patience": 12}}
-
-
-def dispatcher_of(study: Study, folder: Path) -> InProcessDispatcher:
-    """Three hospitals in this process."""
-    return InProcessDispatcher(
-        {
-            source.name: SiteSetting(
-                study=study, source=source, state=str(folder / "state" / source.name), store=str(folder / "store")
-            )
-            for source in plan_sources(study, folder)
-        }
-    )
-
-
-@dataclass(frozen=True)
-class Recommended:
-    """What a federation learned of a trial, and what is known of it.
-
-    Attributes:
-        found: [N, 5], of all patients: chance in either arm, benefit, ends of its interval.
-        truth: The known benefits.
-        tested: The best round on the test patients.
-    """
-
-    found: np.ndarray
-    truth: np.ndarray
-    tested: Evaluation
-
-    @property
-    def likeness(self) -> float:
-        return float(np.corrcoef(self.found[:, 2], self.truth)[0, 1])
-
-
-def recommend(folder: Path, trial: KnownTrial, **changes: Any) -> Recommended:
-    """Train a federation by the plain loop, and let the best round recommend."""
-    write_hospitals(folder, rows_of(trial))
-    study = treatment_study(**{"local": LOCAL, "rounds": ROUNDS, **changes})
-    strategy, store = assemble(study).strategy, FolderStore(folder / "store")
-    with closing(dispatcher_of(study, folder)) as dispatcher:
-        prepared = {site: dispatcher.prepare(site).result() for site in SITES}
-        initial = dispatcher.initialise(study, fitted_to(study, prepared)).result()
-        best = simulate(study, strategy, dispatcher, store, sites=SITES, training="drug-1", initial=initial).best
-        orders = {site: evaluation_order(best.plan, site, best.ref.weights, "test") for site in SITES}
-        tested = pool(study, {site: dispatcher.submit(order).result() for site, order in orders.items()})
-    module = build_module(study)
-    assert isinstance(module, TreatmentModel | SurvivalTreatmentModel)
-    load_entries(module, store.get(best.ref.weights))
-    assert study.data.records is not None
-    features = encoded_features(study.data.records)
-    rows = torch.tensor([encode_row(row, features) for row in rows_of(trial)])
-    truth = trial.benefit
-    if study.task.survival is not None:
-        means = trial.mean_survival(study.task.survival.horizons[-1])
-        truth = means[:, 1] - means[:, 0]
-    with torch.no_grad():
-        return Recommended(module.eval().recommend(rows).numpy(), truth, tested)
 
 
 def oracle(trial: KnownTrial) -> np.ndarray:
@@ -174,8 +94,9 @@ DEEPSURV = {
 }
 
 
-@pytest.mark.parametrize(("learner", "least"), [("t", 0.85), ("single", 0.65)])
-def test_known_gains_of_survival_are_recovered(tmp_path: Path, learner: str, least: float) -> None:
+# an X-learner's effects are straight lines here, the true ones are not: its intervals are those of the line
+@pytest.mark.parametrize(("learner", "least", "held"), [("t", 0.85, 0.85), ("x", 0.8, 0.6), ("single", 0.65, 0.75)])
+def test_known_gains_of_survival_are_recovered(tmp_path: Path, learner: str, least: float, held: float) -> None:
     trial = draw_trial(TrialPlan(patients=3000, genes=5))
     changes = survival_changes() | {"rounds": CONCORDANCE} | (DEEPSURV if learner == "single" else {})
     changes["task"]["treatment"]["learner"] = learner
@@ -184,7 +105,7 @@ def test_known_gains_of_survival_are_recovered(tmp_path: Path, learner: str, lea
     assert learned.likeness > least
     # in days of 1460: censoring leaves about as much as 1000 patients, an error of 2 * 500 / sqrt(1000) = 32 days
     assert abs((found[:, 2] - truth).mean()) < 3 * 32
-    assert ((found[:, 3] <= truth) & (truth <= found[:, 4])).mean() > 0.75
+    assert ((found[:, 3] <= truth) & (truth <= found[:, 4])).mean() > held
     assert metrics["effect"].low < truth.mean() < metrics["effect"].high
     assert metrics["recommended_gain"].low > 0
     assert metrics["recommended_gain"].value < 1460
@@ -202,10 +123,10 @@ class Trained:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """Three hospitals without lots, an X-learner with layers of each hospital's own."""
+    """Three hospitals without lots, a single learner with layers of each hospital's own."""
     folder = write_hospitals(tmp_path_factory.mktemp("drug"))
     study = write_study(
-        folder, treatment={"learner": "x"}, arm={"randomised": False, "propensity": None},
+        folder, treatment={"learner": "single"}, arm={"randomised": False, "propensity": None},
         network={"name": "MLP", "arguments": {"widths": [8], "norm": "batch"}}, strategy={"name": "FedBN"},
     )  # fmt: skip
     outcome = api.simulate(study, home=folder / "home", dispatcher="in-process")
@@ -217,8 +138,11 @@ def test_pyfunc_recommends_what_predict_does(trained: Trained, monkeypatch: pyte
     rows = rows_of(draw_trial(PLAN))[:50]
     scored = predict_files("models:/drug@champion", [write_table(trained.folder / "new.csv", rows)], home=trained.home)
     assert "NOT RANDOMISED" in scored.warning
+    assert "INTERVALS TOO NARROW" in scored.warning
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{trained.home / 'mlflow.db'}")
-    model = mlflow.pyfunc.load_model("models:/drug@champion")
+    with pytest.warns(UserWarning, match=r"NOT RANDOMISED.*INTERVALS TOO NARROW"):
+        model = mlflow.pyfunc.load_model("models:/drug@champion")
+    assert model.metadata.metadata["warning"] == scored.warning.partition("--site NAME. ")[2]
     assert "drug" not in model.metadata.signature.inputs.input_names()
     names = ["relapse no", "relapse yes", "benefit", "benefit low", "benefit high"]
     assert model.metadata.signature.outputs.input_names() == [*names, "recommended"]
@@ -238,59 +162,10 @@ def test_a_hospital_has_recommendations_of_its_own_under_fedbn(trained: Trained)
 
 def test_the_report_warns_and_shows(trained: Trained) -> None:
     report = (trained.training / "report.html").read_text()
-    for words in ("NOT RANDOMISED: nobody drew lots for drug", "Qini coefficient", "Gain of the recommended arm"):
+    for words in (
+        "NOT RANDOMISED: nobody drew lots for drug", "INTERVALS TOO NARROW: a single learner", "Qini coefficient",
+        "Gain of the recommended arm", "Between the hospitals: mean effect of the second arm: Cochran&#39;s Q ",
+    ):  # fmt: skip
         assert words in report
     for name in ("uplift.png", "benefit.png", "overlap.png"):
         assert next((trained.home / "artifacts").rglob(name)).read_bytes()[:4] == b"\x89PNG"
-
-
-def reason(folder: Path, change: dict[str, str | None]) -> str:
-    """Let a hospital with a spoilt table prepare; return why it cannot take part. None takes the column away."""
-    write_hospitals(folder)
-    path = folder / "south" / "patients.csv"
-    with path.open() as file:
-        spoilt = [{key: value for key, value in (row | change).items() if value is not None}
-                  for row in csv.DictReader(file)]  # fmt: skip
-    write_table(path, spoilt)
-    with closing(dispatcher_of(treatment_study(), folder)) as dispatcher:
-        found = dispatcher.prepare("south").result()
-    assert not found.ready
-    return found.reason
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"drug": "no"}, r"all of its \d+ training patients have the arm no \(column drug\), so nothing says what yes"),
-        ({"drug": "2"}, "its table is not what the study says: arm is none of its categories in"),
-        ({"drug": ""}, r"0 of \d+ items can be used .*missing arm"),
-        ({"drug": None}, "its table lacks the column drug"),
-        ({"outcome": "well"}, r"its \d+ training items are all of one class \(well\)"),
-        ({"gene_02": "250"}, "its table is not what the study says: gene_02 is out of its range of -8 to 8"),
-    ],
-)
-def test_a_hospital_that_can_say_nothing_of_benefits_says_why(
-    tmp_path: Path, change: dict[str, str | None], words: str
-) -> None:
-    message = reason(tmp_path, change)
-    assert message.startswith("site south: ")
-    assert re.search(words, message), message
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"arm": {"levels": ["no", "no"]}}, "levels must differ"),
-        ({"arm": {"randomised": False}}, "propensity is known by design only where chance decided"),
-        ({"arm": {"column": "receptor"}}, "its column receptor is a feature too"),
-        ({"treatment": {"better": "alive"}}, "treatment.better must be one of well, relapse, given 'alive'"),
-        ({"treatment": {"learner": "single"}}, "must be MLP with learner: single"),
-        ({"task": {"classes": ["a", "b"]}}, "goes with task.treatment, and only with it"),
-        ({"task": {"classes": ["a", "b", "c"], "kind": "multiclass", "treatment": {}}},
-         "given multiclass; must be binary or survival with task.treatment"),
-        (survival_changes() | {"strategy": {"name": "FedBN"}}, "whose baseline hazard is of all sites"),
-    ],
-)  # fmt: skip
-def test_a_study_that_cannot_be_is_refused_with_its_field(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
-    with pytest.raises(StudyError, match=words):
-        load_study(write_study(tmp_path, **changes))

@@ -5,12 +5,14 @@ import pytest
 from components.sums_file import read_sums
 from tests.end_to_end.both_ways import train_both_ways
 from tests.references.open_folder import open_folder
-from tests.references.tiny_treatment import survival_changes, write_hospitals, write_study
+from tests.references.tiny_treatment import survival_changes, write_hospitals, write_study, x_learner
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 
-@pytest.mark.parametrize("changes", [{}, survival_changes()], ids=["outcome", "survival"])
+@pytest.mark.parametrize(
+    "changes", [{}, survival_changes(), x_learner(**survival_changes())], ids=["outcome", "survival", "survival by x"]
+)
 def test_hospitals_give_the_weights_and_the_benefit_of_the_simulation(changes: dict) -> None:
     with open_folder() as folder:
         write_hospitals(folder)

@@ -15,7 +15,10 @@ from models.treatment_survival import SurvivalTreatmentModel, stacked_cox_losses
 
 EDGES = [1.0, 2.0, 3.0, 4.0]
 NAN = float("nan")
-KINDS = [("t", "cox", "Linear"), ("t", "hazards", "MLP"), ("single", "cox", "MLP"), ("single", "hazards", "MLP")]
+KINDS = [
+    ("t", "cox", "Linear"), ("t", "hazards", "MLP"), ("x", "cox", "Linear"), ("x", "hazards", "MLP"),
+    ("single", "cox", "MLP"), ("single", "hazards", "MLP"),
+]  # fmt: skip
 
 
 def model(learner: str = "t", loss: str = "cox", name: str = "Linear", **changes: Any) -> SurvivalTreatmentModel:
@@ -43,6 +46,8 @@ def fit(module: SurvivalTreatmentModel, steps: int = 300) -> None:
     rows, labels = patients()
     optimizer = module.optimizer_settings.build(module.parameters())
     for step in range(steps):
+        if step % 50 == 0:
+            module.measure_baseline(rows, labels, 1)  # a round begins
         optimizer.zero_grad()
         module.training_step((rows, labels), step).backward()
         optimizer.step()
@@ -81,7 +86,8 @@ def test_every_kind_finds_whom_the_second_arm_helps(learner: str, loss: str, nam
     first, second, benefit, low, high = module.eval().recommend(rows).unbind(1)
     assert benefit[0] > 0.4
     assert benefit[1] < -0.4
-    assert torch.allclose(second - first, benefit, atol=1e-5)
+    if learner != "x":
+        assert torch.allclose(second - first, benefit, atol=1e-5)
     assert ((low < benefit) & (benefit < high)).all()
     assert ((first > 0) & (first < 4)).all()
 
@@ -149,6 +155,44 @@ def test_the_benefit_that_is_judged_is_a_part_of_the_horizon() -> None:
     assert torch.equal(arm, rows[:, 2] > 0.5)
 
 
-def test_an_x_learner_of_survival_is_refused() -> None:
-    with pytest.raises(ValueError, match="outcomes that are known of everybody"):
-        model("x")
+def test_pseudo_effects_come_from_what_the_round_began_with_and_from_known_outcomes() -> None:
+    module, (rows, labels) = model("x"), patients(400)
+    with torch.no_grad():
+        module.network.baseline.events.fill_(0.1)  # type: ignore[union-attr]
+        module.network.baseline.exposure.fill_(1.0)  # type: ignore[union-attr]
+    expected = module.network.mean_survival(torch.zeros(1, 2))[:, 0, 0] / 4
+    module.measure_baseline(rows, labels, 1)  # the site's own baseline is another
+    module.on_train_start()
+    with torch.no_grad():
+        module.network.outcome.layers[0].weight.add_(1.0)
+    inputs, arm = module._divided(rows)
+    found, known = module._pseudo_effects(inputs, arm, labels)
+    part = labels[:, 0].clamp(max=4) / 4
+    assert torch.allclose(found[0], torch.where(arm, part - expected[0], expected[1] - part))
+    assert torch.equal(known > 0, (labels[:, 1] > 0) | (labels[:, 0] >= 4))
+    assert known.mean().item() == pytest.approx(1, abs=0.1)
+    module.on_train_end()
+    assert not module._began
+
+
+def test_an_x_learner_of_survival_weights_its_effects_by_the_other_arms_chance() -> None:
+    module = model("x", propensity=0.8)
+    with torch.no_grad():
+        module.network.effect.layers[0].bias[:11] = 0.1  # type: ignore[union-attr]
+        module.network.effect.layers[0].bias[11:] = 0.3  # type: ignore[union-attr]
+    assert module.recommend(torch.zeros(1, 2))[0, 2].item() == pytest.approx(4 * (0.8 * 0.1 + 0.2 * 0.3))
+
+
+def test_who_is_censored_before_the_horizon_teaches_the_effects_nothing() -> None:
+    module, (rows, labels) = model("x"), patients(300)
+    module.measure_baseline(rows, labels, 1)
+    unknown, other = (labels[:, 1] == 0) & (labels[:, 0] < 4), rows.clone()
+    other[unknown, :2] += 3
+    gradients = []
+    for given in (rows, other):
+        module.zero_grad()
+        module.training_step((given, labels), 0).backward()
+        gradients.append(module.network.effect.layers[0].weight.grad.clone())  # type: ignore[union-attr]
+    assert unknown.any()
+    assert gradients[0].abs().max() > 0
+    assert torch.allclose(*gradients, atol=1e-7)

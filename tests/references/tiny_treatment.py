@@ -68,6 +68,14 @@ def survival_changes(**survival: Any) -> dict[str, Any]:
     }
 
 
+def x_learner(**changes: Any) -> dict[str, Any]:
+    """Changes of a study, with an X-learner."""
+    if "task" not in changes:
+        return changes | {"treatment": {"learner": "x"}}
+    task = changes["task"]
+    return changes | {"task": task | {"treatment": task["treatment"] | {"learner": "x"}}}
+
+
 def treatment_study(**changes: Any) -> Study:
     """The study as a record."""
     return Study.model_validate(sections(**changes))

@@ -1,12 +1,9 @@
 """The made-up trial: what is known of it holds of what was drawn."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-from components.data.known_effects import MADE, TrialPlan, draw_trial, made_table
-from components.errors import DataError
+from components.data.known_effects import TrialPlan, draw_trial
 
 
 def column(plan: TrialPlan, name: str) -> np.ndarray:
@@ -45,14 +42,15 @@ def test_survival_is_as_long_as_the_known_hazards_say() -> None:
 
 
 def test_some_are_helped_and_some_harmed() -> None:
-    benefit = draw_trial(MADE["made:trial"]).benefit
+    benefit = draw_trial(TrialPlan()).benefit
     assert 0.3 < (benefit > 0).mean() < 0.7
     assert benefit.std() > 0.1
 
 
 def test_the_cohort_is_not_randomised_and_the_trial_is() -> None:
-    for name, randomised in (("made:trial", True), ("made:cohort", False)):
-        trial, arm = draw_trial(MADE[name]), column(MADE[name], "drug") == "yes"
+    for randomised in (True, False):
+        plan = TrialPlan(randomised=randomised)
+        trial, arm = draw_trial(plan), column(plan, "drug") == "yes"
         assert (np.ptp(trial.propensity) == 0) == randomised
         bands = np.digitize(trial.propensity, [0.25, 0.5, 0.75])
         for band in np.unique(bands):
@@ -61,21 +59,6 @@ def test_the_cohort_is_not_randomised_and_the_trial_is() -> None:
             assert arm[chosen].mean() == pytest.approx(trial.propensity[chosen].mean(), abs=4 * error)
 
 
-def test_a_table_is_drawn_once_and_holds_nothing_that_nobody_knows(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    file = made_table("made:trial")
-    written = file.stat().st_mtime_ns
-    assert made_table("made:trial") == file
-    assert file.stat().st_mtime_ns == written
-    header = file.read_text().partition("\n")[0].split(",")
-    assert header == draw_trial(TrialPlan(patients=1)).columns
-    assert header[-4:] == ["drug", "outcome", "days", "died"]
-
-
-def test_a_table_that_is_not_known_is_refused() -> None:
-    with pytest.raises(DataError, match="no such made-up table; there are made:cohort, made:trial"):
-        made_table("made:up")
+def test_a_trial_needs_genes() -> None:
     with pytest.raises(ValueError, match="5 genes at least"):
         TrialPlan(genes=2)

@@ -7,12 +7,12 @@ from components.errors import RefusedError
 from components.evaluation.benefit import (
     Predicted,
     add_treatment,
-    benefit_warning,
+    benefit_warnings,
     check_treatment,
     treatment_sums,
 )
 from components.rounds import TreatmentSums
-from tests.references.tiny_treatment import treatment_study
+from tests.references.tiny_treatment import survival_changes, treatment_study, x_learner
 
 BINS = 20
 
@@ -134,7 +134,17 @@ def test_sums_that_no_evaluation_gives_are_refused(change: dict[str, list[float]
         check_treatment(spoilt, bins=BINS, most_items=3)
 
 
-def test_the_warning_is_there_exactly_where_nobody_drew_lots() -> None:
-    assert benefit_warning(treatment_study()) == ""
-    observed = treatment_study(arm={"randomised": False, "propensity": None})
-    assert benefit_warning(observed).startswith("NOT RANDOMISED: nobody drew lots for drug")
+def test_warnings_are_there_exactly_where_nobody_drew_lots_and_where_intervals_are_too_narrow() -> None:
+    single = {"treatment": {"learner": "single"}, "network": {"name": "MLP"}}
+    observed = {"arm": {"randomised": False, "propensity": None}}
+    begins = ["NOT RANDOMISED: nobody drew lots for drug", "INTERVALS TOO NARROW: a single learner draws"]
+    for changes, words in (({}, []), (observed, begins[:1]), (single, begins[1:]), (single | observed, begins)):
+        said = benefit_warnings(treatment_study(**changes))
+        assert len(said) == len(words)
+        assert all(text.startswith(start) for text, start in zip(said, words, strict=True))
+    assert benefit_warnings(treatment_study(treatment={"learner": "x"})) == []
+    lines = x_learner(**survival_changes())
+    assert benefit_warnings(treatment_study(**lines))[0].startswith(
+        "INTERVALS TOO NARROW: the effects of this X-learner"
+    )
+    assert benefit_warnings(treatment_study(**lines | {"network": {"name": "MLP"}})) == []

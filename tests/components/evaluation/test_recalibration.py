@@ -79,6 +79,11 @@ def test_an_intercept_is_there_where_the_classes_are_separated() -> None:
     assert isinstance(calibration_line(positives, negatives, means)[1], Estimate)
 
 
+def test_scores_of_0_and_1_have_no_line_and_do_no_harm() -> None:
+    slope, _ = calibration_line(np.array([0, 1, 1]), np.array([1, 0, 4]), np.array([0.0, 0.999, 1.0]))
+    assert slope == Undefined("nearly all scores are 0 or 1")
+
+
 @given(st.lists(st.tuples(st.integers(0, 19), st.booleans()), min_size=1, max_size=60))
 def test_net_benefit_is_what_counting_patients_gives(patients: list[tuple[int, bool]]) -> None:
     score = np.array([(place + 0.5) / 20 for place, _ in patients])

@@ -62,7 +62,7 @@ def summary(**changes: Any) -> TrainingSummary:
         ended=datetime(2026, 11, 3, 14, 4, tzinfo=UTC),
         stopped="All rounds were run.", code_version="wardround 0.1.0", strategy="FedAvg", network="CNN", kind="binary",
         classes=("clear", "pneumonia"), threshold=0.5, bins=1000, metric="auroc", rounds=rounds, best_round=2,
-        champion="2", sites=sites, test={"auroc": around(0.925, 120), "loss": around(0.4, 120)},
+        test_metric="auroc", champion="2", sites=sites, test={"auroc": around(0.925, 120), "loss": around(0.4, 120)},
     )  # fmt: skip
     return dataclasses.replace(plain, **changes)
 
@@ -77,6 +77,14 @@ def test_the_report_says_what_happened() -> None:
         "study: pneumonia", "1000 bins", "95 %",
     ):  # fmt: skip
         assert said in text, said
+
+
+def test_tests_are_told_by_ranks_where_rounds_watch_the_loss_and_what_has_no_interval_is_told_without() -> None:
+    found = {"auroc": around(0.925, 120), "loss": Estimate(0.4, 0.4, 0.4, 120)}
+    text = " ".join(Page(training_report(summary(metric="loss", test=found))).text.split())
+    assert "AUROC, all test items0.92595 % interval 0.875\u20130.975" in text.replace("\u202f", " ")
+    assert "Loss0.400120" in text
+    assert "0.400\u20130.400" not in text
 
 
 def test_equal_summaries_give_equal_reports() -> None:
@@ -99,7 +107,7 @@ def hostile(value: Any) -> Any:
 def test_hostile_text_in_every_field_stays_text() -> None:
     figure = ReportFigure("ROC", "curves", PNG)
     honest = summary(comparison={"pooled": around(0.9)}, figures=(figure,), links={"MLflow": "http://localhost"})
-    named = dataclasses.replace(hostile(honest), metric="auroc")
+    named = dataclasses.replace(hostile(honest), metric="auroc", test_metric="auroc")
     page = Page(training_report(named))
     expected = Page(training_report(dataclasses.replace(honest, links={"MLflow": "no link"})))
     assert {tag for tag, _ in page.tags} == {tag for tag, _ in expected.tags}
@@ -110,7 +118,7 @@ def test_hostile_text_in_every_field_stays_text() -> None:
 
 
 def test_hostile_names_of_models_and_metrics_stay_text() -> None:
-    page = Page(training_report(summary(comparison={HOSTILE: around(0.9)}, metric=HOSTILE)))
+    page = Page(training_report(summary(comparison={HOSTILE: around(0.9)}, metric=HOSTILE, test_metric=HOSTILE)))
     assert "script" not in {tag for tag, _ in page.tags}
     assert HOSTILE in page.text
 
