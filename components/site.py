@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from components.checks import change_norm, verify_finite
+from components.data.agreement import found_at, is_open
 from components.data.site_data import SiteData, open_site_data
 from components.dispatch import InitialModel, Preparation, Progress, SiteSetting
 from components.errors import DataError, RefusedError, WardRoundError, fit_to_leave
@@ -35,6 +36,7 @@ from components.training.local import SiteResult, TrainingOrder, load_entries, t
 from components.training.memory import TOO_SMALL, fit_in_memory, is_out_of_memory
 from components.training.newton import newton_site
 from components.training.personal import load_personal, save_personal
+from components.training.products import INSTRUCTION, multiply_site
 from components.training.progress import Pace, Tell
 from components.weights import Weights
 
@@ -92,6 +94,12 @@ class SiteRuntime:
         """Open the data and say what was found; an error of ours is an answer, and its whole text in the journal."""
         started = time.perf_counter()
         try:
+            if is_open(self.setting.study):
+                told = found_at(self.setting.study, self.setting.source)
+                categories = {name: list(values) for name, values in told.categories.items()}
+                return Preparation(
+                    site=self.setting.site, ready=True, columns=list(told.columns), categories=categories
+                )
             data = self._open_data()
         except WardRoundError as error:
             self._journal.append("not_ready", reason=str(error))
@@ -125,7 +133,7 @@ class SiteRuntime:
             stage = "data"
             data = self._open_data()
             stage = order.kind
-            answer = self._train(order, data) if order.kind == "train" else self._evaluate(order, data)
+            answer = self._done(order, data)
         except (RefusedError, DataError) as error:
             answer = self._negative(order, "refused", stage, fit_to_leave(error))
         except Exception as error:
@@ -135,6 +143,12 @@ class SiteRuntime:
             answer = self._negative(order, "failed", stage, reason)
         self._journal.append(f"{order.kind}_answered", **_about(order), status=answer.status, reason=answer.reason)
         return answer
+
+    def _done(self, order: Order, data: SiteData) -> Answer:
+        """Do what is ordered."""
+        if order.kind == "evaluate":
+            return self._evaluate(order, data)
+        return self._multiply(order, data) if order.plan.instructions.get(INSTRUCTION) else self._train(order, data)
 
     def _kept_answer(self, order: Order) -> Answer | None:
         """Return the answer to a training that was already submitted for this slot."""
@@ -174,11 +188,28 @@ class SiteRuntime:
         # Once more, and not with ever smaller parts: BatchNorm over a few items is another network.
         most_parts = min(2, self.setting.study.local.batch_size)
         result, parts = fit_in_memory(partial(self._fit, order, data), most_parts=most_parts)
-        trained = time.perf_counter()
+        seconds = {"fetch": fetched - started, "train": time.perf_counter() - fetched}
         failpoint("site.trained")
         weights = self._keep_personal(order, module, result)
         self._require_sound(order, module, weights)
-        written = self._store.put_update(_slot(order), weights)
+        return self._submit(order, data, replace(result, weights=weights), seconds, parts)
+
+    def _multiply(self, order: Order, data: SiteData) -> Answer:
+        """Tell products of the rows; no network has a part in it."""
+        records = self.setting.study.data.records
+        if records is None or records.wide is None or records.wide.components is None:
+            raise RefusedError(f"the study {self.setting.study.study} has no principal components")
+        weights = self._store.get(order.weights_digest)
+        result = multiply_site(weights, data, records, number=order.plan.round)
+        failpoint("site.multiplied")
+        return self._submit(order, data, result, {"multiply": result.seconds}, parts=1)
+
+    def _submit(
+        self, order: Order, data: SiteData, result: SiteResult, seconds: Mapping[str, float], parts: int
+    ) -> Answer:
+        """Put what came out of an order into its slot."""
+        begun = time.perf_counter()
+        written = self._store.put_update(_slot(order), result.weights)
         answer = Answer(
             kind="train",
             site=order.site,
@@ -194,7 +225,7 @@ class SiteRuntime:
                 loss_sum=result.loss_sum,
             ),
             items=data.counts,
-            seconds={"fetch": fetched - started, "train": trained - fetched, "submit": time.perf_counter() - trained},
+            seconds={**seconds, "submit": time.perf_counter() - begun},
             details=self._about_parts(order, parts),
         )
         self._store.submit(_slot(order), answer)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import get_args
 
+from components.history import DAYS
 from components.study import TABULAR, NetworkName, Study
 
 CLASS_METRICS = {"brier", "loss"}  # that there are of classes, too
@@ -51,8 +52,7 @@ def records_mistakes(study: Study) -> list[tuple[str, str]]:
     if records.labels and sorted(records.labels) != sorted(study.task.classes):
         given = ", ".join(records.labels)
         found.append(("data.records.labels", f"given {given}; must name each of task.classes: {study.task.classes}"))
-    if records.history is not None and study.task.kind != "binary":
-        found.append(("task.kind", f"given {study.task.kind}; must be binary with data.records.history: yes or no"))
+    found += history_mistakes(study)
     if records.wide is not None and study.task.kind not in ("binary", "survival"):
         found.append(("data.records.wide", f"given with {study.task.kind}; goes with task.kind: binary or survival"))
     if study.data.augment:
@@ -64,6 +64,28 @@ def records_mistakes(study: Study) -> list[tuple[str, str]]:
             found.append((f"{field}.feature", f"given {subgroup.feature!r}; must be one of {', '.join(features)}"))
         elif (feature.type == "numeric") != bool(subgroup.edges):
             found.append((f"{field}.edges", f"go with a numeric feature, and {feature.name} is {feature.type}"))
+    return found
+
+
+def history_mistakes(study: Study) -> list[tuple[str, str]]:
+    """Refuse a task that no outcome of dated records is, and an outcome that says too little or too much for it."""
+    history = None if study.data.records is None else study.data.records.history
+    if history is None:
+        return []
+    field, survival = "data.records.history.label.follow_up", study.task.survival
+    if survival is None:
+        found = [(field, "goes with task.kind: survival, and only with it")] if history.label.follow_up else []
+        if study.task.kind != "binary":
+            text = f"given {study.task.kind}; must be binary or survival with data.records.history: whether, or when"
+            found.append(("task.kind", text))
+        return found
+    found = []
+    if not history.label.follow_up:
+        text = "is missing; for survival it says what shows that a patient was looked on: record, visit or period"
+        found.append((field, text))
+    if survival.unit not in DAYS:
+        text = f"given {survival.unit!r}; must be one of {', '.join(DAYS)} with data.records.history, which has dates"
+        found.append(("task.survival.unit", text))
     return found
 
 
@@ -81,8 +103,5 @@ def treatment_mistakes(study: Study) -> list[tuple[str, str]]:
     if chosen.learner == "single" and study.network.name in ("LogisticRegression", "Linear"):
         text = f"given {study.network.name}; must be MLP with learner: single, or one arm were better for everybody"
         found.append(("network.name", text))
-    if task.survival is not None and chosen.learner == "x":
-        text = "given x; must be t or single with task.kind: survival: what is censored has no outcome to learn from"
-        found.append(("task.treatment.learner", text))
     text = "belongs to a binary outcome; of survival the longer is the better"
     return [*found, ("task.treatment.better", text if task.survival is not None and chosen.better else "")]

@@ -126,6 +126,7 @@ def open_data(asked: Asked, study: Study) -> Opened:
     Raises:
         WardRoundError: If it cannot be used.
     """
+    from components.data.agreement import found_at, is_open, settled
     from components.data.site_data import open_site_data
 
     folder, begun = Path(asked.folder), time.perf_counter()
@@ -136,7 +137,10 @@ def open_data(asked: Asked, study: Study) -> Opened:
         raise RefusedError(f"the study does not name {asked.site}; it names {named}")
     state = folder / "studies" / study.study
     state.mkdir(parents=True, exist_ok=True)
-    data = open_site_data(study, settings.source_of(study.study, asked.site), state)
+    source = settings.source_of(study.study, asked.site)
+    if is_open(study):  # by this table alone; the coordinator compares it with the others'
+        study = settled(study, {asked.site: found_at(study, source)})
+    data = open_site_data(study, source, state)
     batches = data.train_batches(batch_size=study.local.batch_size, seed=1)
     return Opened(
         study=study.study,

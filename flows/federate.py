@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from components.data.agreement import Found, is_open, settled
 from components.dispatch import Preparation, SiteSetting
 from components.errors import StudyError
 from components.journal import Journal
@@ -21,6 +22,7 @@ from flows.coordinator import OWN_NAME, CoordinatorSide, open_side, read_coordin
 from flows.dispatch import PoolDispatcher
 from flows.early import EarlyStart, spawn_site_process
 from flows.progress import Watcher
+from flows.readiness import require_quorum
 from flows.recorder import open_recorder
 from flows.run import Opening, Parts, TrainingOutcome, import_flows, train_with
 from flows.servers import check_reachable, prefect_environment
@@ -62,6 +64,9 @@ def run_federated(
         prefect = prefect_environment(url, None, user=os.environ)
         local = PoolDispatcher({OWN_NAME: _builder(study, folder, side)}, spawn_site_process(2), {OWN_NAME: 1})
         stack.callback(local.close)
+        if is_open(study):
+            import_flows(prefect)
+            study = _settled_by_all(study, side, local, watcher, interrupted, require_ready=config.require_ready)
         recorder = stack.enter_context(open_recorder(study, home, config))
         import_flows(prefect)
         from flows.membership import Membership  # Prefect, once its settings are known
@@ -85,6 +90,30 @@ def run_federated(
         )  # fmt: skip
         opening = Opening(initial, {name: _done(preparation) for name, preparation in found.items()}, None)
         return train_with(parts, opening, EarlyStart(prefect, lambda: None, None), fresh=fresh)
+
+
+def _settled_by_all(
+    study: Study,
+    side: CoordinatorSide,
+    local: PoolDispatcher,
+    watcher: Watcher,
+    interrupted: Interruptible,
+    *,
+    require_ready: bool,
+) -> Study:
+    """Ask every hospital what its table says of what the study leaves open; return the study in which all is said."""
+    from flows.membership import Membership  # Prefect, once its settings are known
+    from flows.remote import RemoteDispatcher
+    from flows.site_runs import SiteRuns
+
+    interrupted.check()
+    dispatcher = RemoteDispatcher(study, side, f"{preparing(study.study)}{secrets.token_hex(8)}", local, SiteRuns())
+    try:
+        found = Membership(study, side, dispatcher, require_ready=require_ready).gather(watcher, interrupted.check)
+    finally:
+        dispatcher.end()
+    require_quorum(study, found)
+    return settled(study, {site: Found(told.columns, told.categories) for site, told in found.items() if told.ready})
 
 
 def _done(preparation: Preparation) -> Future[Preparation]:

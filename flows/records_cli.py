@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +18,7 @@ from components.files import storage_errors
 from flows.options import StudyFile, examples
 
 if TYPE_CHECKING:
+    from components.data.listing import Row
     from components.data.patients import ReadPatients
     from components.study import Study
 
@@ -40,6 +43,7 @@ def records(
 
     Nothing leaves the machine. What is printed are counts; the file has a row for each patient.
     """
+    from components.data.labels import unit_of
     from components.data.patients import read_patients
     from components.errors import StudyError
     from components.study_file import load_study
@@ -48,11 +52,11 @@ def records(
     if loaded.data.records is None:
         raise StudyError(f"{study}: data.source is {loaded.data.source}; the command is for data.source: records")
     try:
-        read = read_patients(path, loaded.data, str(path))
+        read = read_patients(path, loaded.data, str(path), unit=unit_of(loaded.task))
         checked = _encoded(read, loaded, str(path))
     except DataError as error:
         raise DataError("; ".join([str(error), *getattr(error, "__notes__", ())])) from None
-    _print(console, read, checked)
+    _print(console, read, checked, loaded)
     if output is not None:
         with storage_errors("write", output.absolute()):
             _write(output, read, loaded)
@@ -68,32 +72,58 @@ def _encoded(read: ReadPatients, study: Study, owner: str) -> list[str]:
     return [row.fault or (item if isinstance(item, str) else "") for row, item in zip(read.rows, found, strict=True)]
 
 
-def _print(console: Console, read: ReadPatients, checked: list[str]) -> None:
+def _print(console: Console, read: ReadPatients, checked: list[str], study: Study) -> None:
     """Print counts."""
+    from components.data.terminology import DEATH, PERIOD
+
     usable = checked.count("")
     console.print(f"{read.format}: {read.patients} patients, {len(read.rows)} of them in the study, {usable} usable")
     grid = Grid(title="records", title_justify="left")
     grid.add_column("what")
     grid.add_column("how many", justify="right")
     for name, count in read.found.items():
-        grid.add_row(f"with a code of {escape(name)}", str(count))
+        grid.add_row(f"of {name}" if name in (DEATH, PERIOD) else f"with a code of {escape(name)}", str(count))
     for remark in read.remarks:
         number, _, reason = remark.reason.partition(" x ")
         grid.add_row(f"{escape(remark.file)}: {escape(reason)}", number)
+    for what, count in _outcomes([row for row, why in zip(read.rows, checked, strict=True) if not why], study):
+        grid.add_row(f"rows: {escape(what)}", str(count))
     for reason in sorted({*checked} - {""}):
         grid.add_row(f"rows: {escape(reason)}", str(checked.count(reason)))
     if grid.row_count:
         console.print(grid)
 
 
+def _outcomes(rows: Sequence[Row], study: Study) -> list[tuple[str, int]]:
+    """Count the usable rows of each outcome, and of each arm."""
+    from components.data.labels import parse_label, stratum_of
+    from components.data.quarantine import UnusableItemError
+
+    classes, arms = Counter[str](), Counter[str]()
+    arm = study.data.records.arm if study.data.records else None
+    for row in rows:
+        try:
+            classes[study.task.classes[int(stratum_of(parse_label(row.label, study.task), study.task))]] += 1
+        except UnusableItemError as error:
+            classes[error.reason] += 1
+        if arm is not None:
+            arms[f"arm {row.extras[arm.column]}"] += 1
+    return [*sorted(classes.items()), *sorted(arms.items())]
+
+
 def _write(output: Path, read: ReadPatients, study: Study) -> None:
-    """Write the rows as a plain table that the same study, or `wardround predict`, reads."""
-    assert study.data.records is not None
-    columns = [feature.column_name for feature in study.data.records.features]
-    label, patient = study.data.columns.get("label", "label"), study.data.columns.get("patient") or "patient"
+    """Write the rows as a plain table that the same study, `wardround predict`, or an analysis reads."""
+    from components.data.labels import Observation
+
+    records, named = study.data.records, study.data.columns
+    assert records is not None
+    columns = [*(feature.column_name for feature in records.features), *([records.arm.column] if records.arm else [])]
+    outcome = [named["time"], named["event"]] if study.task.survival else [named.get("label", "label")]
+    patient = named.get("patient") or "patient"
     with output.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow([patient, *columns, label])
+        writer.writerow([patient, *columns, *outcome])
         for row in read.rows:
             if not row.fault:
-                writer.writerow([row.patient, *(row.extras.get(column, "") for column in columns), row.label])
+                told = [row.label.time, row.label.event] if isinstance(row.label, Observation) else [row.label]
+                writer.writerow([row.patient, *(row.extras.get(column, "") for column in columns), *told])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -77,12 +78,12 @@ def store_images(path: Path, cached: CachedImages) -> None:
         "reasons": json.dumps({str(place): why for place, why in cached.reasons.items()}),
     }
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"images": cached.images.contiguous()}, temporary, metadata=metadata)
-        temporary.replace(path)
+        temporary.mkdir(parents=True, exist_ok=True)  # a folder: safetensors, too, writes beside the name it is given
+        save_file({"images": cached.images.contiguous()}, temporary / path.name, metadata=metadata)
+        (temporary / path.name).replace(path)
+        temporary.rmdir()
     except (OSError, SafetensorError) as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)
         raise StorageError(
             "cannot write the decoded images into the site's state folder: make room on the disk or give this user "
             "the right to write there"
@@ -95,7 +96,7 @@ def sweep(folder: Path, keep: Collection[Path]) -> None:
         abandoned = path.name.startswith(".") and not _alive(path.name.rpartition(".")[2])
         if path not in keep and (abandoned or not path.name.startswith(".")):
             with contextlib.suppress(OSError):
-                path.unlink()
+                path.unlink() if path.is_file() else shutil.rmtree(path)
 
 
 def _alive(process: str) -> bool:

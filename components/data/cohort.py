@@ -1,22 +1,24 @@
-"""From patients' histories to the rows of a table: who takes part, and what is known of each on the index date."""
+"""From patients' histories to the rows of a table: who takes part, and what is known of each."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
-from components.data.dates import Span, read_span, years_between
+from components.data.dates import read_span, years_between
+from components.data.follow_up import BEFORE, DEAD, DIED, LOST, PART, UNPERIODED, death_day, follow
 from components.data.histories import Event, Histories, Person
-from components.data.terminology import INDEX, LABEL
-from components.features import Feature, Records
+from components.data.terminology import DEATH, INDEX, LABEL, arm_name
+from components.features import Arm, Feature, Records
 from components.history import History, Outcome, day
 
 # Why a patient is left out: not a mistake, but no patient of this study.
 NO_INDEX, AGE, UNTIL = "no index date", "of another age, or of none known", "window of the label ends after the records"
-BEFORE, PART, LOST = "had it before", "date of the label known in part only", "not looked on for long enough"
-LEFT_OUT = (NO_INDEX, AGE, UNTIL, BEFORE, PART, LOST)
+NEITHER, BOTH, UNSURE = "of neither arm", "of both arms", "date of what they were given known in part only"
+LEFT_OUT = (NO_INDEX, AGE, NEITHER, BOTH, UNSURE, UNTIL, DIED, UNPERIODED, BEFORE, PART, LOST)
 PARTIAL = "its date is known in part only"
 # Why a patient who takes part cannot be used.
 TORN, UNBORN, NO_BIRTH = "there twice, unlike", "birth date is after the index date", "birth date is none"
@@ -31,12 +33,16 @@ class PatientRow:
         label: 1 with the label, 0 without.
         cells: The features as text, by name; empty where one is missing.
         fault: Why the row cannot be used; empty if it can.
+        days: For survival: days from the index date to the label, or to the end of observation.
+        arm: The level of the arm; empty in a study without.
     """
 
     patient: str
     label: int
     cells: dict[str, str]
     fault: str = ""
+    days: int | None = None
+    arm: str = ""
 
 
 @dataclass(frozen=True)
@@ -69,41 +75,79 @@ def build_cohort(kept: Histories, records: Records, absent: Sequence[str] = ()) 
     cohort = Cohort([])
     for patient in sorted(kept.persons):
         events = kept.events.get(patient, {})
-        found = _entered(kept, patient, records.history, cohort.partial)
+        index = _index(events.get(INDEX, []), records.history, cohort.partial)
+        if index is None:
+            cohort.left_out[NO_INDEX] += 1
+            continue
+        fault = _fault(kept, patient, index)
+        found = _Found(0) if fault == DEAD else _entered(kept, patient, records, index)
         if isinstance(found, str):
             cohort.left_out[found] += 1
             continue
-        index, label = found
-        birth = kept.persons[patient].birth
-        fault = _fault(read_span(birth) if birth else None, birth, index, patient in kept.torn)
         cells = {
             feature.name: ""
             if fault or feature.name in absent
             else _cell(feature, events.get(feature.name, []), index, kept.persons[patient], cohort.partial)
             for feature in records.features
         }
-        cohort.rows.append(PatientRow(patient, label, cells, fault))
+        cohort.rows.append(PatientRow(patient, found.label, cells, fault, found.days, found.arm))
     return cohort
 
 
-def _entered(kept: Histories, patient: str, history: History, partial: Counter[str]) -> tuple[int, int] | str:
-    """Return a patient's index date and label, or why they are left out."""
-    events = kept.events.get(patient, {})
-    index = _index(events.get(INDEX, []), history, partial)
-    if index is None:
-        return NO_INDEX
+class _Found(NamedTuple):
+    """What is asked of a patient who takes part."""
+
+    label: int
+    days: int | None = None
+    arm: str = ""
+
+
+def _entered(kept: Histories, patient: str, records: Records, index: int) -> _Found | str:
+    """Return a patient's label and arm, or why they are left out."""
+    assert records.history is not None  # the study's own check
+    history, events = records.history, kept.events.get(patient, {})
     if history.ages is not None:
         birth = read_span(kept.persons[patient].birth)
         if birth is None or not history.ages[0] <= years_between(birth, index) <= history.ages[1]:
             return AGE
-    if index + history.label.window_days[1] > day(history.until):
+    arm = "" if records.arm is None else _arm(events, records.arm, index)
+    if arm in LEFT_OUT:
+        return arm
+    if history.label.follow_up:
+        followed = follow(events, kept.seen.get(patient), history, index)
+        return followed if isinstance(followed, str) else _Found(followed.event, followed.days, arm)
+    label = _yes_or_no(events, kept.seen[patient][1], history, index)
+    return label if isinstance(label, str) else _Found(label, arm=arm)
+
+
+def _yes_or_no(events: Mapping[str, Sequence[Event]], last_seen: int, history: History, index: int) -> int | str:
+    """Return 1 with the label and 0 without; or why a patient is left out."""
+    label, died = history.label, death_day(events)
+    if index + label.window_days[1] > day(history.until):
         return UNTIL
-    label = _label(events.get(LABEL, []), history.label, index)
-    if isinstance(label, str):
-        return label
-    if not label and kept.seen[patient][1] < index + history.label.window_days[1]:
-        return LOST
-    return index, label
+    if label.death and died is not None and index <= died < index + label.window_days[0]:
+        return DIED
+    deaths = events.get(DEATH, ()) if label.death else ()
+    found = _label([*events.get(LABEL, ()), *deaths], label, index)
+    return LOST if found == 0 and last_seen < index + label.window_days[1] else found
+
+
+def _arm(events: Mapping[str, Sequence[Event]], arm: Arm, index: int) -> str:
+    """Return the level of the arm that a patient was given, or why they are left out."""
+    assert arm.given is not None  # the study's own check
+    low, high = (index + days for days in arm.given.window_days)
+    given, unsure = [], False
+    for level in arm.levels:
+        found = events.get(arm_name(level), ())
+        if any(low <= event.first and event.last <= high for event in found):
+            given.append(level)
+        else:
+            unsure = unsure or any(event.first <= high and event.last >= low for event in found)
+    if unsure or len(given) > 1:
+        return UNSURE if unsure else BOTH
+    if given:
+        return given[0]
+    return NEITHER if arm.levels[0] in arm.given.codes else arm.levels[0]
 
 
 def _index(events: Sequence[Event], history: History, partial: Counter[str]) -> int | None:
@@ -130,13 +174,17 @@ def _label(events: Sequence[Event], label: Outcome, index: int) -> int | str:
     return PART if across or any(event.first <= high < event.last for event in events) else 0
 
 
-def _fault(birth: Span | None, written: str, index: int, torn: bool) -> str:
+def _fault(kept: Histories, patient: str, index: int) -> str:
     """Say why a patient cannot be used; nothing if they can."""
-    if torn:
+    written, deaths = kept.persons[patient].birth, kept.events.get(patient, {}).get(DEATH, ())
+    birth = read_span(written) if written else None
+    if patient in kept.torn:
         return TORN
     if written and birth is None:
         return NO_BIRTH
-    return UNBORN if birth is not None and birth.first > index else ""
+    if birth is not None and birth.first > index:
+        return UNBORN
+    return DEAD if any(event.last < index for event in deaths) else ""
 
 
 def _cell(feature: Feature, events: Sequence[Event], index: int, person: Person, partial: Counter[str]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -37,7 +38,7 @@ def encode(cell: object, feature: Mapping[str, Any]) -> float:
     2.0
     """
     text = "" if cell is None else str(cell).strip()
-    if text.lower() in _EMPTY or _is_one_of(text, feature["missing"]):
+    if is_missing(text, feature["missing"]):
         return MISSING
     if feature["type"] == "categorical":
         return float(_place(text, feature))
@@ -79,14 +80,17 @@ def plain(text: str) -> str:
     return text if number is None or not number.is_integer() else str(int(number))
 
 
-def _is_one_of(text: str, values: Sequence[str]) -> bool:
-    """Tell whether a text is one of some values, numbers by their value."""
-    return bool(values) and plain(text) in _places(tuple(values))
+def is_missing(text: str, values: Sequence[str]) -> bool:
+    """Tell whether a cell says that there is no value: by itself, or as one of `values`, numbers by their value."""
+    return text.lower() in _EMPTY or (bool(values) and plain(text) in _places(tuple(values)))
 
 
 def _place(text: str, feature: Mapping[str, Any]) -> int:
-    """Return the place of a category."""
-    place = _places(tuple(feature["categories"])).get(plain(text))
+    """Return the place of a category; of one that is none of them, that of the rest if there is one."""
+    places = _places(tuple(feature["categories"]))
+    place = places.get(plain(text))
+    if place is None and feature.get("rest"):
+        place = places[plain(feature["rest"])]
     if place is None:
         raise CellError(f"{feature['name']} is none of its categories")
     return place
@@ -105,6 +109,9 @@ class TableModel:
 
     Args:
         folder: Holds ``model.pt2`` and ``features.json``.
+
+    Attributes:
+        warning: What a user must know of every number of this model; empty if nothing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -113,6 +120,7 @@ class TableModel:
         about = json.loads((folder / "features.json").read_text(encoding="utf-8"))
         self._features, self._outputs = about["features"], about["outputs"]
         self._arms = about.get("arms")
+        self.warning: str = about.get("warning", "")
         self._program = torch.export.load(folder / "model.pt2").module()
 
     def predict(self, model_input: Any, params: dict[str, Any] | None = None) -> Any:
@@ -142,5 +150,8 @@ class TableModel:
 
 
 def _load_pyfunc(path: str) -> TableModel:
-    """Load the model; MLflow calls this with the folder of the model's data."""
-    return TableModel(Path(path))
+    """Load the model, with a warning if there is one; MLflow calls this with the folder of the model's data."""
+    model = TableModel(Path(path))
+    if model.warning:
+        warnings.warn(model.warning, stacklevel=2)
+    return model

@@ -1,6 +1,6 @@
 """FHIR R4 as hospitals export it: bundles (JSON), and bulk exports (NDJSON), gzipped or not.
 
-Read are Patient, Observation, Condition, Encounter, MedicationRequest, MedicationStatement and
+Read are Patient, Observation, Condition, Encounter, Procedure, MedicationRequest, MedicationStatement and
 MedicationAdministration; other resources are passed over. NDJSON is read line by line; a bundle has to fit into memory,
 and has a largest size. No library: of FHIR's types these few fields are used, and each is checked where it is read.
 """
@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from components.data.histories import Alias, Entry, Person, Unread, Value
-from components.data.terminology import plain_unit
+from components.data.terminology import DEATH, plain_unit
 from components.errors import DataError
 
 MOST_BYTES = 256 << 20  # of a bundle, unpacked: Python needs about ten times as much to hold it
 MOST_LINE = 16 << 20  # of one resource
 LINES = (".ndjson", ".jsonl", ".ndjson.gz", ".jsonl.gz")
 BUNDLES = (".json", ".json.gz")
+REFERENCED = "a medication that refers to a Medication, and has no code of its own"
 UCUM = "http://unitsofmeasure.org"
 _HOLDING = frozenset({"transaction", "batch", "collection", "searchset", "document"})
 
@@ -150,7 +151,10 @@ def _resource(resource: object, url: str) -> Iterator[Item]:
         if kind == "Encounter" and (isinstance(table.get("class"), list) or "actualPeriod" in table):
             raise _NotR4Error("an Encounter is of another version")
         found = tuple(code for word in codes for code in _codes(table.get(word)))
-        yield Entry(record, _ident(table, url), _subject(table), found, _date(table, dates), void=_void(kind, table))
+        if record == "medication" and "medicationReference" in table:
+            yield Unread(REFERENCED)
+        date, end = _date(table, dates), _text(_table(table.get("period")).get("end"))
+        yield Entry(record, _ident(table, url), _subject(table), found, date, void=_void(kind, table), end=end)
 
 
 def _ident(table: Table, url: str) -> str:
@@ -168,6 +172,9 @@ def _patient(table: Table, url: str) -> Iterator[Item]:
         yield Alias(url, ident)
     gender = _text(table.get("gender"))
     yield Person(ident, _text(table.get("birthDate")), gender if gender in ("male", "female", "other") else "")
+    died = _text(table.get("deceasedDateTime"))
+    if died or table.get("deceasedBoolean") is True:
+        yield Entry(DEATH, "", ident, (), died)
 
 
 def _subject(table: Table) -> str:
@@ -203,9 +210,10 @@ _DATED = {  # of each resource: the kind of record, where its codes are, and its
     "MedicationRequest": ("medication", _MEDICATION, ("authoredOn",)),
     "MedicationStatement": ("medication", _MEDICATION, ("effectiveDateTime", "effectivePeriod")),
     "MedicationAdministration": ("medication", _MEDICATION, ("effectiveDateTime", "effectivePeriod")),
+    "Procedure": ("procedure", ("code",), ("performedDateTime", "performedPeriod")),
 }
 _MEASURED = ("effectiveDateTime", "effectiveInstant", "effectivePeriod")
-_NOT_DONE = frozenset({"entered-in-error", "cancelled", "planned", "draft", "not-done", "not-taken"})
+_NOT_DONE = frozenset({"entered-in-error", "cancelled", "planned", "draft", "not-done", "not-taken", "preparation"})
 _IN_ERROR, _PROVISIONAL, _MODIFIED = "entered in error, or never done", "not final or not confirmed", "modified"
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from components.data.dates import read_span, time_of
+from components.data.dates import Span, read_span, time_of
 from components.data.encoding import plain
-from components.data.terminology import Wanted, key_of
+from components.data.terminology import DEATH, PERIOD, Wanted, key_of
 from components.features import Feature
 
 # Why a record is not used. Those of `OTHER` say that the hospital's columns are not the study's.
@@ -20,6 +20,7 @@ NO_DATE, NOT_A_DAY, LATE, TWICE = (
     "is dated later than the study's end",
     "twice",
 )
+BACKWARDS = "ends before it begins, or never"
 NOBODY, NO_VALUE, BOUND = "of nobody among the patients", "has no value", "is a bound, not a value"
 UNIT, NO_NUMBER, RANGE, CATEGORY = "in another unit", "no number", "out of its range", "of no category"
 OTHER = (UNIT, NO_NUMBER, RANGE, CATEGORY)
@@ -73,13 +74,14 @@ class Entry(NamedTuple):
     """A dated record.
 
     Attributes:
-        record: ``measurement``, ``condition``, ``visit`` or ``medication``.
+        record: ``measurement``, ``condition``, ``visit``, ``medication``, ``procedure``; or `DEATH` or `PERIOD`.
         ident: Its own identifier; empty if it has none.
         patient: Whose it is, as it is referred to.
         codes: Its codes, as `terminology.key_of` writes them.
         date: Its date, as it is written; empty if it has none.
         value: What was measured.
         void: Why it does not count; empty if it does.
+        end: When it ended, as it is written; empty if that is not known.
     """
 
     record: str
@@ -89,6 +91,7 @@ class Entry(NamedTuple):
     date: str
     value: Value = Value()
     void: str = ""
+    end: str = ""
 
 
 class Event(NamedTuple):
@@ -110,6 +113,8 @@ class Asked:
         factors: For each feature, by what a value in a unit is multiplied.
         until: The last day that counts.
         missing: For each feature, values that mean that there is none.
+        looked: Kinds of record that show that a patient was looked on.
+        ends: Whether their end shows it, too.
     """
 
     wanted: Wanted
@@ -117,6 +122,8 @@ class Asked:
     factors: Mapping[str, Mapping[str, float]]
     until: int
     missing: Mapping[str, Sequence[str]]
+    looked: frozenset[str] = frozenset()
+    ends: bool = False
 
 
 @dataclass
@@ -127,7 +134,7 @@ class Histories:
         persons: The patients.
         torn: Patients who are there twice, unlike.
         events: For each patient, the events of each name that is wanted.
-        seen: For each patient, the first day and the last day of any record.
+        seen: For each patient, the first day and the last day of any record that shows that they were looked on.
         faults: Records that are wanted and cannot be used, by what for and why.
         found: Records that have a wanted code, by what for.
         unread: What cannot be used whatever is asked for.
@@ -170,28 +177,44 @@ def collect(items: Iterable[Person | Alias | Unread | Entry], asked: Asked) -> H
 def _keep(entry: Entry, asked: Asked, kept: Histories, seen_before: set[tuple[str, str]]) -> None:
     """Keep what is wanted of one record."""
     span = read_span(entry.date) if entry.date else None
-    if span is not None and not entry.void and span.first <= asked.until:
-        first, last = kept.seen.get(entry.patient, (span.first, span.first))
-        kept.seen[entry.patient] = (min(first, span.first), max(last, span.first))
+    if span is not None and not entry.void and span.first <= asked.until and entry.record in asked.looked:
+        ended = _ended(entry, span) if asked.ends else span.first
+        first, last = kept.seen.get(entry.patient, (span.first, ended))
+        kept.seen[entry.patient] = (min(first, span.first), max(last, ended))
     names = asked.wanted.of(entry.record, entry.codes)
     for name in asked.wanted.elsewhere(entry.record, entry.codes) - names:
         kept.faults[name, SYSTEM] += 1
     if not names:
         return
-    reason = entry.void or (NO_DATE if not entry.date else NOT_A_DAY if span is None else "")
-    if not reason and entry.ident and (entry.record, entry.ident) in seen_before:
-        reason = TWICE
+    reason = _reason(entry, span, asked, twice=bool(entry.ident) and (entry.record, entry.ident) in seen_before)
     seen_before.add((entry.record, entry.ident))
-    if not reason and span is not None and span.first > asked.until:
-        reason = LATE
     for name in sorted(names):
         kept.found[name] += not entry.void and reason != TWICE
         value = "" if reason else _value(entry.value, asked, name, kept)
         if reason or isinstance(value, _Fault):
             kept.faults[name, reason or str(value)] += 1
-        elif span is not None:
-            event = Event(span.first, span.last, time_of(entry.date), value)
+        if entry.record == DEATH and span is None and not entry.void:  # it was, but nobody knows on which day
+            kept.events.setdefault(entry.patient, {}).setdefault(name, []).append(Event(1, asked.until, "", ""))
+        elif span is not None and not reason and not isinstance(value, _Fault):
+            last = _ended(entry, span) if entry.record == PERIOD else span.last
+            event = Event(span.first, last, time_of(entry.date), value)
             kept.events.setdefault(entry.patient, {}).setdefault(name, []).append(event)
+
+
+def _ended(entry: Entry, span: Span) -> int:
+    """Return the last day of a record: that on which it ended, where this is known and not before it began."""
+    ended = read_span(entry.end) if entry.end else None
+    return span.first if ended is None else max(span.first, ended.first)
+
+
+def _reason(entry: Entry, span: Span | None, asked: Asked, *, twice: bool) -> str:
+    """Say why a record that is wanted cannot be used; nothing if it can."""
+    if entry.void or span is None:
+        return entry.void or (NOT_A_DAY if entry.date else NO_DATE)
+    if twice or span.first > asked.until:
+        return TWICE if twice else LATE
+    ended = read_span(entry.end) if entry.end else None
+    return BACKWARDS if entry.record == PERIOD and (ended is None or ended.first < span.first) else ""
 
 
 class _Fault(str):

@@ -87,6 +87,11 @@ def _parse_observation(value: object, task: Task) -> tuple[float, int]:
     return time, _EVENTS[event] if event in _EVENTS else task.classes.index(event)
 
 
+def unit_of(task: Task) -> str:
+    """Return the unit of a task's times; days where it has none."""
+    return "days" if task.survival is None else task.survival.unit
+
+
 def stratum_of(label: Label, task: Task) -> str:
     """Return what a label counts as where patients are divided alike: its class; of survival the outcome."""
     return str(label[1]) if task.survival is not None and isinstance(label, tuple) else str(label)

@@ -39,7 +39,7 @@ class Row:
     fault: str = ""
 
 
-def read_rows(folder: Path, data: Data, owner: str) -> list[Row]:
+def read_rows(folder: Path, data: Data, owner: str, *, unit: str = "days") -> list[Row]:
     """Read the list of a site's folder, as `data.source` says.
 
     Args:
@@ -47,6 +47,7 @@ def read_rows(folder: Path, data: Data, owner: str) -> list[Row]:
         data: The study's data section; for source ``folder`` the datalist is taken if there is one,
             else the table.
         owner: Whose folder it is, for messages: ``site north``.
+        unit: As of `components.data.patients.read_patients`.
 
     Raises:
         DataError: If the folder or its list is not there, cannot be read, or lists nothing.
@@ -54,7 +55,7 @@ def read_rows(folder: Path, data: Data, owner: str) -> list[Row]:
     if data.source == "records":
         from components.data.patients import read_patients  # it makes rows of this module
 
-        return read_patients(folder, data, owner).rows
+        return read_patients(folder, data, owner, unit=unit).rows
     if not folder.is_dir():
         raise DataError(f"{owner}: its folder is not there; make it, or correct 'path' under sites in the study")
     use_datalist = data.source == "datalist" or (data.source == "folder" and (folder / data.datalist).is_file())

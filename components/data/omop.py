@@ -6,13 +6,13 @@ import csv
 import gzip
 import io
 import zlib
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from components.data.encoding import plain
 from components.data.histories import Entry, Person, Unread, Value
-from components.data.terminology import plain_unit
+from components.data.terminology import DEATH, PERIOD, plain_unit
 from components.errors import DataError
 from components.features import Records
 from components.history import OMOP, TERMINOLOGIES
@@ -33,16 +33,18 @@ class Table(NamedTuple):
         record: The kind of record.
         ident: Column of the record's own identifier.
         concept: Columns of what it is.
-        date: Columns of its date, the first that has one.
+        date: Columns of its time and of its date; the first counts where both say the same day.
         more: Further columns; those that are not there are empty.
+        end: Column of the day on which it ended, if it has one.
     """
 
     name: str
     record: str
     ident: str
-    concept: tuple[str, str]
-    date: tuple[str, ...]
+    concept: tuple[str, ...]
+    date: tuple[str, str]
     more: tuple[str, ...] = ()
+    end: str = ""
 
 
 _VALUES = ("value_as_number", "value_as_concept_id", "unit_concept_id", "unit_source_value", "operator_concept_id")
@@ -57,11 +59,20 @@ TABLES = (
     ),
     Table(
         "visit_occurrence", "visit", "visit_occurrence_id", ("visit_concept_id", "visit_source_concept_id"),
-        ("visit_start_datetime", "visit_start_date"),
+        ("visit_start_datetime", "visit_start_date"), end="visit_end_date",
     ),
     Table(
         "drug_exposure", "medication", "drug_exposure_id", ("drug_concept_id", "drug_source_concept_id"),
         ("drug_exposure_start_datetime", "drug_exposure_start_date"),
+    ),
+    Table(
+        "procedure_occurrence", "procedure", "procedure_occurrence_id",
+        ("procedure_concept_id", "procedure_source_concept_id"), ("procedure_datetime", "procedure_date"),
+    ),
+    Table("death", DEATH, "", (), ("death_datetime", "death_date")),
+    Table(
+        "observation_period", PERIOD, "observation_period_id", (),
+        ("observation_period_start_datetime", "observation_period_start_date"), end="observation_period_end_date",
     ),
 )  # fmt: skip
 
@@ -79,28 +90,31 @@ def omop_files(folder: Path, name: str) -> list[Path]:
     return []
 
 
-def read_omop(folder: Path, records: Records, owner: str, kinds: Collection[str]) -> Iterator[Item]:
+def read_omop(
+    folder: Path, records: Records, owner: str, *, kinds: Collection[str], more: Collection[str]
+) -> Iterator[Item]:
     """Read the tables of a folder.
 
     Args:
         folder: The hospital's folder.
         records: The study's; its separator is that of the CSV files.
         owner: Whose it is, for messages.
-        kinds: Kinds of record that have to be there; the others are read where they are, for how long a patient was
-            looked on.
+        kinds: Kinds of record that have to be there.
+        more: Kinds that are read where they are, for how long a patient was looked on.
 
     Raises:
         DataError: If a table is not there, lacks a column, or cannot be read.
     """
     yield from _persons(folder, records, owner)
     for table in TABLES:
-        files = omop_files(folder, table.name)
+        files = omop_files(folder, table.name) if table.record in {*kinds, *more} else []
         if not files and table.record in kinds:
             raise DataError(f"{owner}: there is no table {table.name} (CSV or Parquet) in its folder")
-        needed = ("person_id", table.concept[0], table.date[1])
-        optional = (table.ident, table.concept[1], table.date[0], *table.more)
+        needed = ["person_id", *table.concept[:1], table.date[1], *[table.end] * (table.record == PERIOD)]
+        also = (table.ident, *table.concept[1:], table.date[0], table.end, *table.more)
+        optional = [column for column in also if column]  # an empty name is that of pandas' index
         for cells in _rows(files, records, owner, (table.name, needed, optional)):
-            yield _entry(table, cells)
+            yield _entry(table, dict(zip((*needed, *optional), cells, strict=True)))
 
 
 def _persons(folder: Path, records: Records, owner: str) -> Iterator[Item]:
@@ -123,13 +137,16 @@ def _birth(parts: Sequence[str]) -> str:
     return "-".join(words[:known])
 
 
-def _entry(table: Table, cells: Sequence[str]) -> Entry:
-    """Turn a row into a record."""
-    person, concept, day, ident, source, moment, *more = cells
-    codes = tuple(f"{OMOP}|{plain(code)}" for code in (concept, source) if code and plain(code) != "0")
+def _entry(table: Table, cells: Mapping[str, str]) -> Entry:
+    """Turn a row, by column, into a record."""
+    found = [cells[column] for column in table.concept]
+    codes = tuple(f"{OMOP}|{plain(code)}" for code in found if code and plain(code) != "0")
+    moment, day = (cells[column] for column in table.date)
     # A time at midnight may be of another day than the date where it was moved between time zones: the date counts.
     date = moment if moment[:10] == day[:10] else day
-    return Entry(table.record, plain(ident), plain(person), codes, date, _value(more) if more else Value())
+    value = _value([cells[column] for column in table.more]) if table.more else Value()
+    ident, person, end = cells.get(table.ident, ""), cells["person_id"], cells.get(table.end, "")
+    return Entry(table.record, plain(ident), plain(person), codes, date, value, end=end)
 
 
 def _value(cells: Sequence[str]) -> Value:

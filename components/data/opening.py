@@ -15,7 +15,7 @@ from components.data.cache import CachedImages, cache_file, load_images, store_i
 from components.data.decode import decode
 from components.data.hashes import FileHashes
 from components.data.items import SiteItems, find_items, parse_split
-from components.data.labels import Label, label_tensor, parse_label, stratum_of
+from components.data.labels import Label, label_tensor, parse_label, stratum_of, unit_of
 from components.data.listing import Row, read_rows
 from components.data.npz import array_reasons, decode_arrays, read_arrays
 from components.data.patients import read_patients
@@ -98,10 +98,10 @@ def _find_files(study: Study, part: SourcePart, hashes: FileHashes) -> FoundItem
 
 def _listed_rows(study: Study, part: SourcePart) -> list[Row]:
     """Read what a part lists."""
-    return _of_part(read_rows(Path(part.path), study.data, f"site {part.site}"), part)
+    return rows_of_part(read_rows(Path(part.path), study.data, f"site {part.site}"), part)
 
 
-def _of_part(rows: list[Row], part: SourcePart) -> list[Row]:
+def rows_of_part(rows: list[Row], part: SourcePart) -> list[Row]:
     """Take the rows that are a part's own."""
     if part.rows is None:
         return rows
@@ -112,8 +112,8 @@ def _of_part(rows: list[Row], part: SourcePart) -> list[Row]:
 
 def _find_records(study: Study, part: SourcePart, records: Records) -> FoundItems:
     """Find the rows of a table of health records; those that cannot be used are set aside."""
-    read = read_patients(Path(part.path), study.data, f"site {part.site}")
-    rows, columns = _of_part(read.rows, part), records.encoded
+    read = read_patients(Path(part.path), study.data, f"site {part.site}", unit=unit_of(study.task))
+    rows, columns = rows_of_part(read.rows, part), records.encoded
     encoded = encode_table(rows, records, f"site {part.site}")
     quarantined, kept, labels, named = [], [], [], []
     require_plausible_times(rows, study.task, f"site {part.site}")

@@ -7,14 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.data.cohort import LEFT_OUT, NO_INDEX, PARTIAL, Cohort, build_cohort
-from components.data.fhir import fhir_files, read_fhir
+from components.data.cohort import LEFT_OUT, NO_INDEX, PARTIAL, Cohort, PatientRow, build_cohort
+from components.data.fhir import REFERENCED, fhir_files, read_fhir
 from components.data.histories import OTHER, SYSTEM, UNIT, Alias, Asked, Entry, Histories, Person, Unread, collect
+from components.data.labels import Observation
 from components.data.listing import Row
 from components.data.omop import find_concepts, omop_files, read_omop
 from components.data.quarantine import Quarantined
 from components.data.records import SITE_FEATURES, read_table, require_agreement
 from components.data.terminology import (
+    DEATH,
     INDEX,
     LABEL,
     SITE_CODES,
@@ -28,7 +30,7 @@ from components.data.terminology import (
 )
 from components.errors import DataError
 from components.features import Feature, Records
-from components.history import OMOP, UNITS, day
+from components.history import DAYS, OMOP, UNITS, History, day
 from components.study import Data
 
 
@@ -51,13 +53,14 @@ class ReadPatients:
     found: Mapping[str, int] = field(default_factory=dict)
 
 
-def read_patients(path: Path, data: Data, owner: str) -> ReadPatients:
+def read_patients(path: Path, data: Data, owner: str, *, unit: str = "days") -> ReadPatients:
     """Read what a site's folder holds, as ``data.records.format`` says.
 
     Args:
         path: The folder; of a table the file, too.
         data: The study's data section.
         owner: Whose it is, for messages: ``site north``.
+        unit: For survival: the task's unit of time.
 
     Raises:
         DataError: If it is not there, cannot be read, or its codes and units are not the study's. Every feature that is
@@ -83,7 +86,7 @@ def read_patients(path: Path, data: Data, owner: str) -> ReadPatients:
         )
     return ReadPatients(
         kind,
-        [_row(row.patient, row.label, row.cells, fault=row.fault, data=data) for row in cohort.rows],
+        [_row(row, data, unit) for row in cohort.rows],
         _remarks(kept, cohort),
         len(kept.persons),
         {name: kept.found[name] for name, _, _ in wanted_codes(data.records)},
@@ -126,11 +129,24 @@ def _ask(
         factors={name: unit_factors(feature, own, more) for name, feature in features.items()},
         until=day(records.history.until),
         missing={name: records.missing_of(feature) for name, feature in features.items()},
+        looked=_looked(records.history, wanted),
+        ends=bool(records.history.label.follow_up),
     )
     if kind == "fhir":
+        if records.history.label.follow_up == "period":
+            raise DataError(f"{owner}: FHIR has no observation periods: ask for follow_up: record, or visit")
         return asked, read_fhir(path, owner)
     _require_concepts(records, wanted, own, more, owner)
-    return asked, read_omop(path, records, owner, wanted.records)
+    needed = wanted.records - (set() if records.history.label.death else {DEATH})
+    return asked, read_omop(path, records, owner, kinds=needed, more=asked.looked | wanted.records)
+
+
+def _looked(history: History, wanted: Wanted) -> frozenset[str]:
+    """Return the kinds of record that show that a patient was looked on."""
+    if history.label.follow_up == "visit":
+        return frozenset({"visit"})
+    procedures = {"procedure"} if history.label.follow_up or "procedure" in wanted.records else set()
+    return frozenset({"measurement", "condition", "visit", "medication"} | procedures)
 
 
 def _require_concepts(
@@ -165,6 +181,11 @@ def _require_codes(kept: Histories, asked: Asked, records: Records, owner: str) 
             stray = kept.faults[name, SYSTEM]
             more = f", and {stray} have its code in another terminology" if stray else ""
             wrong.append(f"no record has a code of {name}{more}")
+    assert records.history is not None  # the study's own check
+    if records.history.label.death and not kept.found[DEATH]:
+        wrong.append("nobody has a date of death")
+    if records.arm is not None and kept.unread[REFERENCED] and "medication" in _given(records):
+        wrong.append(f"{kept.unread[REFERENCED]} x {REFERENCED}, so nobody knows who was given what")
     for feature in records.features:
         wrong += _unsound(feature, kept)
     if wrong:
@@ -198,17 +219,24 @@ def _units(found: Counter[str]) -> str:
     return ", ".join(unit for unit, _ in named.most_common(3))
 
 
-def _row(patient: str, label: int, cells: Mapping[str, str], *, fault: str, data: Data) -> Row:
+def _given(records: Records) -> str:
+    """Return the kind of record that says what patients were given."""
+    return records.arm.given.record if records.arm is not None and records.arm.given is not None else ""
+
+
+def _row(row: PatientRow, data: Data, unit: str) -> Row:
     """Turn a patient into a row; its name stays at the hospital."""
     assert data.records is not None
     columns = {feature.name: feature.column_name for feature in data.records.features}
+    arm = {} if data.records.arm is None else {data.records.arm.column: row.arm}
+    time = None if row.days is None else str(row.days) if unit == "days" else repr(row.days / DAYS[unit])
     return Row(
-        name=f"patient {patient}",
+        name=f"patient {row.patient}",
         files=(),
-        label=str(label),
-        patient=patient,
-        extras={columns[name]: cell for name, cell in cells.items()},
-        fault=fault,
+        label=str(row.label) if time is None else Observation(time, str(row.label)),
+        patient=row.patient,
+        extras={columns[name]: cell for name, cell in row.cells.items()} | arm,
+        fault=row.fault,
     )
 
 

@@ -45,10 +45,7 @@ def read_table(path: Path, data: Data, owner: str, *, labelled: bool = True) -> 
         DataError: If it is not there, cannot be read, lacks a column, or is not what the study says.
     """
     assert data.records is not None  # the study's own check
-    file = path / data.table if path.is_dir() else path
-    if not file.is_file():
-        where = f"no {data.table} in its folder" if path.is_dir() else "its table is not there"
-        raise DataError(f"{owner}: {where}; put it there, or correct the path under sites, or data.table, in the study")
+    file = find_table(path, data, owner)
     require_agreement(file.parent / SITE_FEATURES, data.records, owner)
     lines = _read_parquet(file, owner) if _is_parquet(file) else _read_csv(file, data.records, owner)
     if not lines:
@@ -64,6 +61,42 @@ def read_table(path: Path, data: Data, owner: str, *, labelled: bool = True) -> 
     return [_row(number, line, names, classes) for number, line in enumerate(lines, start=1)]
 
 
+def find_table(path: Path, data: Data, owner: str) -> Path:
+    """Return the file of a site's table; arguments as of `read_table`.
+
+    Raises:
+        DataError: If it is not there.
+    """
+    file = path / data.table if path.is_dir() else path
+    if not file.is_file():
+        where = f"no {data.table} in its folder" if path.is_dir() else "its table is not there"
+        raise DataError(f"{owner}: {where}; put it there, or correct the path under sites, or data.table, in the study")
+    return file
+
+
+def read_header(file: Path, records: Records, owner: str) -> list[str]:
+    """Return the names of a table's columns.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    if _is_parquet(file):
+        import pyarrow  # only for a site that has Parquet
+        import pyarrow.parquet
+
+        try:
+            return [str(name) for name in pyarrow.parquet.read_schema(file).names]
+        except (pyarrow.ArrowException, OSError) as error:
+            raise DataError(f"{owner}: its table cannot be read as Parquet ({type(error).__name__})") from None
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as text:
+            first = [cell.strip() for cell in next(csv.reader(text, delimiter=records.separator, strict=True), [])]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{owner}: its table cannot be read as a CSV in UTF-8 ({type(error).__name__})") from None
+    named = {feature.column_name for feature in records.features} <= set(first)
+    return first if named or not records.header else records.header
+
+
 def encoded_features(records: Records, features: Sequence[Feature] | None = None) -> list[dict[str, Any]]:
     """Return what `components.data.encoding` has to know of each feature (by default those of a model), as JSON."""
     return [
@@ -76,6 +109,7 @@ def encoded_features(records: Records, features: Sequence[Feature] | None = None
             "missing": records.missing_of(feature),
             "unit": feature.unit,
             "code": feature.code,
+            **({"rest": feature.rest} if feature.rest else {}),
         }
         for feature in (records.all_features if features is None else features)
     ]
@@ -188,7 +222,8 @@ def require_agreement(path: Path, records: Records, owner: str) -> None:
             continue
         for word in ("type", "unit", "code", "categories"):
             here, there = getattr(stated, word), getattr(feature, word)
-            if word in own[feature.name] and here != there:
+            settled = word != "categories" or not (feature.agreed or feature.rest)
+            if word in own[feature.name] and here != there and settled:
                 wrong.append(f"{feature.name}: {word} is {_listed(here)} there, {_listed(there)} in the study")
     if wrong:
         raise DataError(f"{owner}: its table is not what the study says: {'; '.join(wrong)}")
@@ -197,7 +232,8 @@ def require_agreement(path: Path, records: Records, owner: str) -> None:
 def _words(own: Mapping[str, Any], feature: Feature) -> dict[str, Any]:
     """Return what a hospital says of a feature, and the study's words for the rest."""
     said = {word: own[word] for word in ("type", "unit", "code", "categories") if word in own}
-    return {"type": feature.type, "categories": feature.categories, **said}
+    agreed = {"agreed": True} if feature.agreed and "categories" not in said else {"categories": feature.categories}
+    return {"type": feature.type, **agreed, **said}
 
 
 def _listed(value: object) -> str:

@@ -15,10 +15,12 @@ from components.data.opening import digest_lines, find_part, open_part, preproce
 from components.data.quarantine import Quarantined, summarise, write_quarantine
 from components.data.splits import SPLITS
 from components.errors import DataError
+from components.principal import most_products
 from components.rounds import ItemCounts, Split
 from components.site_source import SiteSource
 from components.study import Arm, Data, Records, Study, Task
-from components.table_sums import TableSums, feature_sums, wide_sums
+from components.table_sums import TableSums, feature_sums
+from components.wide_sums import wide_sums
 
 
 class SiteData:
@@ -85,7 +87,8 @@ class SiteData:
         }
         if records.wide is None:
             return TableSums(features=sums)
-        wide = wide_sums(rows[:, len(records.features) :].numpy(), self.labels("train").numpy(), records.smallest_cell)
+        labels = self.labels("train").numpy() if records.wide.keep is not None else None
+        wide = wide_sums(rows[:, len(records.features) :].numpy(), labels, records.smallest_cell)
         return TableSums(features=sums, wide=wide)
 
     def train_batches(self, *, batch_size: int, seed: int, balanced: bool = False) -> TrainBatches:
@@ -145,6 +148,8 @@ def open_site_data(study: Study, source: SiteSource, state: Path) -> SiteData:
     _check_classes(source.name, data, study.task)
     if study.data.records is not None and study.data.records.arm is not None:
         _check_arms(source.name, data, study.data.records.arm)
+    if study.data.records is not None and study.data.records.wide is not None:
+        _check_rows(source.name, data.size("train"), study.data.records.wide.components or 0)
     return data
 
 
@@ -202,4 +207,13 @@ def _check_arms(site: str, data: SiteData, arm: Arm) -> None:
             f"site {site}: all of its {data.size('train')} training patients have the arm {arm.levels[only]} (column "
             f"{arm.column}), so nothing says what {arm.levels[1 - only]} does there; check the column, or leave the "
             "site out"
+        )
+
+
+def _check_rows(site: str, rows: int, components: int) -> None:
+    """Refuse a site that cannot tell enough for as many principal components."""
+    if components and most_products(rows) < components:
+        raise DataError(
+            f"site {site}: its {rows} training rows are too few for {components} principal components: a site tells "
+            "fewer products of each column than it has rows; lower data.records.wide.components, or leave the site out"
         )

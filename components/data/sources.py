@@ -8,10 +8,11 @@ from typing import Literal
 
 from components.data.bundled import PREFIX, bundled_table
 from components.data.known import default_data_root, find_npz
-from components.data.known_effects import made_table
 from components.data.known_tables import known_table
-from components.data.labels import parse_label, stratum_of
+from components.data.labels import parse_label, stratum_of, unit_of
 from components.data.listing import Row, read_rows
+from components.data.made_tables import PREFIX as MADE_UP
+from components.data.made_tables import made_table
 from components.data.npz import read_arrays, read_column
 from components.data.partition import Divisible, partition, partition_by_column
 from components.data.quarantine import UnusableItemError
@@ -59,8 +60,8 @@ def plan_sources(study: Study, study_folder: Path, data_root: Path | None = None
 
 def _site_path(study: Study, study_folder: Path, path: str, data_root: Path) -> Path:
     """Return where a site's items are: beside the study; a table also below ``WARDROUND_DATA``, made up or bundled."""
-    if study.data.records is not None and path.startswith("made:"):
-        return made_table(path)
+    if study.data.records is not None and path.startswith(MADE_UP):
+        return made_table(path, data_root)
     if study.data.records is not None and path.startswith(PREFIX):
         return bundled_table(path)
     beside, public = (study_folder / path).resolve(), (data_root / path).resolve()
@@ -77,7 +78,7 @@ def pooled_source(sources: Sequence[SiteSource], name: str = "pooled") -> SiteSo
 
 def _cut(study: Study, sites: VirtualSites, path: Path) -> dict[str, list[int]]:
     """Cut one data set into named sites."""
-    rows = [] if study.data.source == "npz" else read_rows(path, study.data, "data.path")
+    rows = [] if study.data.source == "npz" else read_rows(path, study.data, "data.path", unit=unit_of(study.task))
     items = _divisible_rows(rows, study.task) if rows else _divisible_arrays(path)
     kind, _, column = sites.partition.partition(":")
     if kind != "column":

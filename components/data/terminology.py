@@ -14,6 +14,7 @@ from components.yaml_lines import read_yaml
 
 SITE_CODES = "codes.yaml"  # a hospital's own codes and units, beside its records
 INDEX, LABEL = "the index date", "the label"
+DEATH, PERIOD = "death", "observation period"  # kinds of record that have no code, and what they are wanted for
 
 
 @dataclass(frozen=True)
@@ -82,10 +83,24 @@ def key_of(code: str) -> str:
 def wanted_codes(records: Records) -> list[tuple[str, str, list[str]]]:
     """Return what is asked for: its name, the kind of record, and the study's codes."""
     assert records.history is not None  # the study's own check
-    index, label = records.history.index, records.history.label
+    index, label, arm = records.history.index, records.history.label, records.arm
     found = [(feature.name, feature.record, feature.codes) for feature in records.features if feature.code]
-    dated = [item for item in found if item[1] not in ("", "age", "sex")]
-    return [*dated, (INDEX, index.record, index.codes), (LABEL, label.record, label.codes)]
+    dated: list[tuple[str, str, list[str]]] = [item for item in found if item[1] not in ("", "age", "sex")]
+    dated += [(INDEX, index.record, index.codes)] + [(LABEL, label.record, label.codes)] * bool(label.codes)
+    dated += [(DEATH, DEATH, [])] * (label.death or bool(label.follow_up))
+    dated += [(PERIOD, PERIOD, [])] * (label.follow_up == "period")
+    if arm is None or arm.given is None:
+        return dated
+    return dated + [(arm_name(level), arm.given.record, codes) for level, codes in arm.given.codes.items()]
+
+
+def arm_name(level: str) -> str:
+    """Return what a record that says which arm a patient is of is wanted for.
+
+    >>> arm_name("statin")
+    'the arm statin'
+    """
+    return f"the arm {level}"
 
 
 def build_wanted(records: Records, own: OwnCodes, more: Mapping[str, Sequence[str]] | None = None) -> Wanted:

@@ -1,7 +1,9 @@
 """A tabular study from its file to the registered model, in simulation; and what is said where tables are wrong."""
 
 import csv
+import io
 import json
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,17 +15,18 @@ import pandas
 import pytest
 import torch
 from mlflow import MlflowClient
+from rich.console import Console
 
 from components.data.site_data import open_site_data
 from components.data.sources import plan_sources
-from components.errors import DataError
+from components.errors import DataError, QuorumError
 from components.journal import read
 from components.ledger import trainings
 from components.study_file import load_study
 from components.sums_file import read_sums
 from flows import api
 from flows.prediction import predict_files
-from flows.results import ALL_SITES, swapped
+from flows.results import ALL_SITES, print_results, swapped
 from flows.run import TrainingOutcome
 from tests.references.tiny_table import FEATURES, SITES, Patient, patients, write_hospitals, write_study, write_table
 
@@ -166,8 +169,29 @@ def test_swapped_labels_of_one_site_are_asked_about_at_the_end(tmp_path: Path) -
 
     folder = write_hospitals(tmp_path, swap)
     outcome = api.simulate(write_study(folder), home=tmp_path / "home", dispatcher="in-process")
-    assert [text.partition(":")[0] for text in swapped(outcome.tests)] == ["east"]
+    (said,) = swapped(outcome.tests)
+    assert re.fullmatch(r"east: AUROC 0\.[0-4].*, .* the wrong way round, .* sites: are its labels swapped\?", said)
     assert "are its labels swapped?" in Path(outcome.result["report"]).read_text()
+    text = io.StringIO()
+    print_results(Console(file=text, width=80), load_study(folder / "table.yaml"), outcome.tests)
+    assert said in text.getvalue()
+
+
+def test_labels_of_one_class_at_all_sites_are_named_with_each(tmp_path: Path) -> None:
+    folder = write_hospitals(tmp_path, lambda _, rows: [row | {"outcome": "well"} for row in rows])
+    with pytest.raises(DataError) as caught:
+        api.simulate(write_study(folder), home=tmp_path / "home", dispatcher="in-process")
+    for site in SITES:
+        assert re.search(rf"{site}: its [0-9]+ training items are all of one class \(well\)", str(caught.value))
+
+
+def test_a_training_that_does_not_converge_names_the_sites_and_what_helps(tmp_path: Path) -> None:
+    folder = write_hospitals(tmp_path)
+    study = write_study(folder, local={"epochs": 5, "batch_size": 16, "optimizer": {"learning_rate": 1e30}})
+    with pytest.raises(
+        QuorumError, match=r"east, north, west: .*grew without end; lower local\.optimizer\.learning_rate"
+    ):
+        api.simulate(study, home=tmp_path / "home", dispatcher="in-process")
 
 
 def test_the_registered_model_needs_nothing_of_wardround(trained: Trained, tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import pytest
 from components.sums_file import read_sums
 from tests.end_to_end.both_ways import train_both_ways
 from tests.references.open_folder import open_folder
-from tests.references.tiny_table import SITES, write_hospitals, write_study
+from tests.references.tiny_table import FEATURES, SITES, write_hospitals, write_study
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 TREES = {  # of a tree's root, in the second round: sums with disclosure control
@@ -15,7 +15,12 @@ TREES = {  # of a tree's root, in the second round: sums with disclosure control
 }
 
 
-@pytest.mark.parametrize("changes", [{}, TREES], ids=["logistic regression", "trees"])
+AGREED = {  # the categories of pain, which the hospitals tell first
+    "data": {"records": {"features": [*FEATURES[:-1], {"name": "pain", "type": "categorical", "agreed": True}]}}
+}
+
+
+@pytest.mark.parametrize("changes", [AGREED, TREES], ids=["logistic regression", "trees"])
 def test_hospitals_tables_give_the_weights_of_the_simulation_and_each_is_left_out_once(changes: dict) -> None:
     with open_folder() as folder:
         write_hospitals(folder)

@@ -20,7 +20,7 @@ from components.gateway.serve import make_server
 from components.gateway.transport import Route
 from components.governance.acceptances import Acceptance, Acceptances
 from components.governance.certificates import issue_credential, make_csr
-from components.governance.identity_files import CoordinatorFolder, SiteFolder
+from components.governance.identity_files import SiteFolder
 from components.rounds import ItemCounts
 from components.study_file import load_analysis
 from flows import doctor, doctor_process
@@ -28,7 +28,7 @@ from flows.doctor import Finding
 from flows.doctor_child import Opened, Timed
 from flows.hospital_route import AUTHORITY_FILE, keep_route, read_route
 from tests.components.analytics.hospitals import write_hospitals
-from tests.components.gateway.gates import Build, Gate, Running
+from tests.components.gateway.gates import Gate, Running, gates
 from tests.components.gateway.test_client import Relay, middlebox
 from tests.references.tiny_study import write_study
 
@@ -37,13 +37,8 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(scope="module")
 def gate(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gate]:
-    folder = tmp_path_factory.mktemp("federation")
-    secrets = CoordinatorFolder(folder).make("ward", names=["localhost"], ips=["127.0.0.1"])
-    build = Build(folder, secrets, [])
-    yield build()
-    for running, database in build.made:
-        running.stop()
-        database.close()
+    with gates(tmp_path_factory.mktemp("federation")) as build:
+        yield build()
 
 
 @pytest.fixture

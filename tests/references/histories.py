@@ -69,6 +69,7 @@ class Dated:
     number: float | None = None
     unit: str = ""
     concept: tuple[str, str, int] | None = None
+    end: str = ""
 
 
 @dataclass
@@ -79,6 +80,7 @@ class PatientHistory:
     birth: str
     sex: str
     records: list[Dated] = field(default_factory=list)
+    died: str = ""
 
 
 LOINC, SNOMED, ACT, RX = (
@@ -154,6 +156,7 @@ def resources(person: PatientHistory, reference: str = "") -> list[Cells]:
     subject = {"reference": reference or f"Patient/{person.ident}"}
     made: list[Cells] = [
         {"resourceType": "Patient", "id": person.ident, "birthDate": person.birth, "gender": person.sex}
+        | ({"deceasedDateTime": person.died} if person.died else {})
     ]
     for number, record in enumerate(person.records):
         base: Cells = {"id": f"r{person.ident}-{number}", "subject": subject}
@@ -165,8 +168,13 @@ def resources(person: PatientHistory, reference: str = "") -> list[Cells]:
                 "resourceType": "Encounter",
                 "status": "finished",
                 "class": coding,
-                "period": {"start": record.when},
+                "period": {"start": record.when} | ({"end": record.end} if record.end else {}),
             }
+        elif record.kind == "procedure":
+            base |= {
+                "resourceType": "Procedure", "status": "completed", "code": _concept(record.code),
+                "performedPeriod": {"start": f"{record.when}T10:00:00Z"},
+            }  # fmt: skip
         elif record.kind == "medication":
             base |= {
                 "resourceType": "MedicationRequest", "status": "active", "intent": "order",
@@ -225,6 +233,7 @@ TABLES = {
     "visit": ("visit_occurrence", "visit_occurrence_id", "visit_concept_id", "visit_start_date"),
     "medication": ("drug_exposure", "drug_exposure_id", "drug_concept_id", "drug_exposure_start_date"),
     "measurement": ("measurement", "measurement_id", "measurement_concept_id", "measurement_date"),
+    "procedure": ("procedure_occurrence", "procedure_occurrence_id", "procedure_concept_id", "procedure_date"),
 }
 
 
@@ -241,6 +250,8 @@ def omop_tables(people: Iterable[PatientHistory]) -> dict[str, list[Cells]]:
             name, ident, concept, day = TABLES[record.kind]
             row: Cells = {ident: f"{person.ident}{number:03d}", "person_id": person.ident, concept: record.code[2]}
             row[day] = record.when
+            if record.kind == "visit":
+                row["visit_end_date"] = record.end
             if record.kind == "measurement":
                 row |= {
                     "measurement_datetime": f"{record.when} 08:00:00", "operator_concept_id": "",
@@ -249,6 +260,8 @@ def omop_tables(people: Iterable[PatientHistory]) -> dict[str, list[Cells]]:
                     "unit_source_value": record.unit,
                 }  # fmt: skip
             made.setdefault(name, []).append(row)
+        if person.died:
+            made.setdefault("death", []).append({"person_id": person.ident, "death_date": person.died})
     return made
 
 
