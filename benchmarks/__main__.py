@@ -11,13 +11,22 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import accuracy, coordinator_memory, delivery, federated_rounds, many_hospitals, scaling, speed
+from benchmarks import (
+    accuracy,
+    clinical,
+    coordinator_memory,
+    delivery,
+    federated_rounds,
+    many_hospitals,
+    scaling,
+    speed,
+)
 from benchmarks.results import DOCS, Part, keep, machine, section, write_page
 from flows.embedded_prefect import prepare_templates
 from flows.home import home_folder
 
 FEDERATION = ("rounds", "hospitals", "delivery", "memory")
-PARTS = ("speed", "scaling", "accuracy", *FEDERATION)
+PARTS = ("speed", "scaling", "accuracy", "clinical", *FEDERATION)
 GROUPS = {"federation": FEDERATION}  # several parts by one name
 
 
@@ -29,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "speed": lambda work: speed.measure(work, repeats=options.repeats, rounds=options.rounds),
         "scaling": lambda work: scaling.measure(work, largest_millions=options.largest),
         "accuracy": lambda work: accuracy.measure(work, seeds=range(1, options.seeds + 1)),
+        "clinical": lambda work: clinical.measure(work, seeds=range(1, options.seeds + 1)),
         "rounds": lambda work: federated_rounds.measure(work, rounds=options.rounds, database=options.database),
         "hospitals": lambda work: many_hospitals.measure(
             work, rounds=options.rounds, hospitals=options.hospitals, database=options.database
@@ -62,7 +72,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--rounds", type=int, default=10,
         help="rounds of the job (speed; 3 at least), rounds after two that warm up (rounds, hospitals); default 10",
     )  # fmt: skip
-    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (accuracy); default 3")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds (accuracy, clinical); default 3")
     parser.add_argument("--largest", type=float, default=100.0, help="largest network in millions (scaling, delivery)")
     parser.add_argument("--hospitals", type=int, default=64, help="how many are connected (hospitals); default 64")
     parser.add_argument(

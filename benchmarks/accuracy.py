@@ -43,17 +43,16 @@ def outcome_of(seed: int, work: Path, *, rounds: int = ROUNDS) -> Outcome:
     study = pneumonia(seed=seed, rounds__max=rounds, evaluate__compare=["local", "pooled"])
     home = work / f"seed-{seed}"
     run(python("flows.cli", "simulate", str(write_study(study, work))), variables=environment(home))
-    found = read_auroc(study, home)
+    found = read_tests(study, home)
     shutil.rmtree(home)
-    return Outcome(seed, found)
+    return Outcome(seed, {model: metrics["auroc"] for model, metrics in found.items()})
 
 
-def read_auroc(study: Study, home: Path) -> dict[str, Estimate]:
-    """Return the pooled test AUROC of every model of a home's newest training."""
+def read_tests(study: Study, home: Path) -> dict[str, dict[str, Estimate]]:
+    """Return the pooled test metrics of every model of a home's newest training."""
     folder = home / "trainings" / study.study
     ledger = list(trainings(read(folder / "journal.jsonl")).values())[-1]
-    models = test_results(study, ledger, folder / ledger.training)[ALL_SITES]
-    return {model: metrics["auroc"] for model, metrics in models.items()}
+    return dict(test_results(study, ledger, folder / ledger.training)[ALL_SITES])
 
 
 def means(outcomes: Sequence[Outcome]) -> dict[str, float]:

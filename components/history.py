@@ -1,4 +1,4 @@
-"""How a row is made of a patient's dated records: codes, the index date, the label, and how long was looked on."""
+"""How a row is made of a patient's dated records: codes, the index date, the label, the arm, and the follow-up."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from components.later import LaterFields
 from components.section import Section
 
-Dated = Literal["measurement", "condition", "visit", "medication"]
+Dated = Literal["measurement", "condition", "visit", "medication", "procedure"]
 Days = Annotated[list[Annotated[int, Field(ge=-36525, le=36525)]], Field(min_length=2, max_length=2)]
 Code = Annotated[
     str,
@@ -22,6 +23,7 @@ Code = Annotated[
 Day = Annotated[str, Field(pattern=r"^(\d{4}-\d{2}-\d{2})?$", description="a day as YYYY-MM-DD")]
 
 OMOP = "OMOP"
+DAYS = {"days": 1.0, "weeks": 7.0, "months": 30.4375, "years": 365.25}  # in a unit of survival times
 # The terminologies that a study may name by a word: their URI in FHIR, and their name in OMOP's vocabularies, if any.
 TERMINOLOGIES = {
     "LOINC": ("http://loinc.org", "LOINC"),
@@ -119,24 +121,58 @@ class Index(Section):
         return self
 
 
-class Outcome(Section):
-    """What is to be foreseen: whether a patient gets a record of a kind within some days of the index date.
+class Outcome(Section, LaterFields):
+    """What is to be foreseen: whether, or for ``task.kind: survival`` when, a patient gets a record of a kind.
 
     Attributes:
         record: Of what kind the record is.
-        codes: What it has to be coded as, any of these; as of the index.
-        window_days: First and last day after the index date that count.
+        codes: What it has to be coded as, any of these; as of the index. May be left out with `death`.
+        window_days: First and last day after the index date that count. For survival nobody is looked on for longer
+            than the last, and who is not looked on until the first is left out.
         new: Whether patients are left out who had it before the window already.
+        death: Whether death is it, too; without `codes`, death alone.
+        follow_up: For survival, what says until when a patient was looked on who did not get it: the last ``record`` of
+            any kind, the end of the last ``visit``, or of the ``period`` (OMOP's ``observation_period``) that the index
+            date is in. Death ends it, and so does `until`.
     """
 
+    later = frozenset({"death", "follow_up"})
+
     record: Dated = "condition"
-    codes: Annotated[list[Code], Field(min_length=1)]
+    codes: list[Code] = Field(default_factory=list)
     window_days: Days
     new: bool = True
+    death: bool = False
+    follow_up: Literal["", "record", "visit", "period"] = ""
 
     @model_validator(mode="after")
     def _check(self) -> Outcome:
         wrong = codes_mistake(self.codes)
+        if wrong or not (self.codes or self.death):
+            raise ValueError(f"codes {wrong or f'are missing: which {self.record} is it? (death alone: death: true)'}")
+        if not rising(self.window_days):
+            raise ValueError(f"window_days must be first and last day, given {self.window_days}")
+        return self
+
+
+class Given(Section):
+    """Which of a patient's dated records say what they were given.
+
+    Attributes:
+        record: Of what kind the records are.
+        codes: For a level of the arm, what the record has to be coded as, any of these. Where both levels have codes, a
+            patient with neither is left out; where the second alone has, they were given the first. A patient with both
+            is left out.
+        window_days: First and last day, counted from the index date, on which they count; ``[-30, 0]``.
+    """
+
+    record: Dated = "medication"
+    codes: Annotated[dict[str, Annotated[list[Code], Field(min_length=1)]], Field(min_length=1)]
+    window_days: Days
+
+    @model_validator(mode="after")
+    def _check(self) -> Given:
+        wrong = codes_mistake([code for codes in self.codes.values() for code in codes])
         if wrong:
             raise ValueError(f"codes {wrong}")
         if not rising(self.window_days):
@@ -150,8 +186,8 @@ class History(Section):
     Attributes:
         index: The day from which a patient is looked at.
         label: What is to be foreseen; the second class.
-        until: The last day of the hospitals' records that counts. Whose label's window ends later is left out, and a
-            record with a later date is not used.
+        until: The last day of the hospitals' records that counts. Whose label's window ends later is left out (for
+            survival nobody is looked on for longer), and a record with a later date is not used.
         ages: Completed years at the index date, lowest and highest, of the patients who take part.
     """
 

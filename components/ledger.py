@@ -27,6 +27,7 @@ from pydantic import ValidationError
 from components.dispatch import InitialModel, Preparation
 from components.errors import StorageError
 from components.gateway.records import own_version
+from components.principal import ToldComponents
 from components.rounds import Answer, RoundPlan, StateRef
 
 
@@ -198,6 +199,12 @@ class TrainingLedger:
     def first_preparations(self) -> dict[str, Preparation]:
         """What the sites found when the training began; those that came later are not among them."""
         return {site: Preparation.model_validate(raw) for site, raw in self.started["preparations"].items()}
+
+    @property
+    def components(self) -> ToldComponents | None:
+        """What is said of the principal components that its first weights have; None where they have none."""
+        found = self.started.get("components")
+        return None if found is None else ToldComponents.model_validate(found)
 
     @property
     def members(self) -> list[str]:

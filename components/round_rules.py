@@ -24,6 +24,15 @@ Metric = Literal[
 ]  # fmt: skip
 
 
+def headline(kind: str) -> Metric:
+    """Return the metric that a kind of task is told by where the study names no other: one of ranks.
+
+    >>> headline("survival"), headline("binary")
+    ('concordance', 'auroc')
+    """
+    return "concordance" if kind == "survival" else "auroc"
+
+
 def _kind_of_quorum(value: Any) -> str | None:
     """Tell a number of sites (1, 2, ...) from a fraction of the roster (0.5, 1.0): by the decimal point."""
     if isinstance(value, int) and not isinstance(value, bool):

@@ -24,7 +24,7 @@ from components.features import Feature as Feature
 from components.features import Records as Records
 from components.features import Subgroup as Subgroup
 from components.features import Treatment as Treatment
-from components.features import Wide as Wide
+from components.history import Given as Given
 from components.history import History as History
 from components.history import Index as Index
 from components.history import Outcome as Outcome
@@ -33,11 +33,13 @@ from components.round_rules import Convergence as Convergence
 from components.round_rules import Metric as Metric
 from components.round_rules import Rounds as Rounds
 from components.round_rules import Selection as Selection
+from components.round_rules import headline
 from components.rounds import Name
 from components.section import Fraction, Positive, Section, Whole
 from components.survival import CENSORED, EVENT
 from components.survival import Grid as Grid
 from components.survival import Survival as Survival
+from components.wide import Wide as Wide
 
 Column = Literal["file", "label", "patient", "split", "time", "event"]
 NetworkName = Literal[
@@ -81,9 +83,8 @@ class Task(Section, LaterFields):
         classes: Names of the classes, in the order of the labels 0, 1, ...; a binary task has two,
             the second is the positive one. Left out for ``survival``, whose two are ``censored`` and ``event``.
         threshold: Score from which an item counts as positive, for sensitivity and specificity.
-        imbalance: How unequal classes are handled: ``none``; ``weighted_loss`` (inverse frequency of
-            the site's own training items); ``balanced_sampling`` (each class drawn equally often);
-            ``focal`` (focal loss, gamma 2).
+        imbalance: How unequal classes are handled: ``none``; ``weighted_loss`` (inverse frequency of the site's own
+            training items); ``balanced_sampling`` (each class drawn equally often); ``focal`` (focal loss, gamma 2).
         survival: For ``survival``: its unit, its grid of time and its likelihood.
         treatment: Recommend one of two treatments, for a binary outcome; `data.records.arm` says who was given which.
     """
@@ -389,9 +390,8 @@ class Study(Whole):
 
 def watched(study: Study) -> Metric:
     """Return the pooled validation metric that rounds are compared by."""
-    if study.rounds.convergence is not None:
-        return study.rounds.convergence.metric
-    return "concordance" if study.task.kind == "survival" else "auroc"
+    rule = study.rounds.convergence
+    return rule.metric if rule is not None else headline(study.task.kind)
 
 
 def item_shape(study: Study) -> tuple[int, ...]:

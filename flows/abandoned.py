@@ -15,7 +15,10 @@ def take_back(side: CoordinatorSide, training: str) -> None:
 
 
 def preparing(study: str) -> str:
-    """Return what the identifiers begin with under which a study's drivers ask for preparations."""
+    """Return what the identifiers begin with under which a study's drivers ask before a training has one.
+
+    Where a driver was killed meanwhile, what is asked under them is taken back by the next start.
+    """
     return f"prepare-{hashlib.sha256(study.encode()).hexdigest()[:16]}-"
 
 

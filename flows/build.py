@@ -125,9 +125,11 @@ def _table_architecture(study: Study) -> TableArchitecture:
     columns = [feature.values for feature in features], [feature.indicator for feature in features]
     newton = study.local.method == "newton"
     wide = study.data.records.wide if study.data.records else None
-    further, keep = (len(wide.columns), wide.keep) if wide is not None else (0, 0)
-    arguments = study.network.arguments
-    return TableArchitecture(study.network.name, *columns, arguments, curvature=newton, wide=further, keep=keep)
+    further, keep, components = (len(wide.columns), wide.kept, wide.components or 0) if wide is not None else (0, 0, 0)
+    return TableArchitecture(
+        study.network.name, *columns, study.network.arguments, curvature=newton, wide=further, keep=keep,
+        components=components,
+    )  # fmt: skip
 
 
 def _take_over(inputs: TableInput, fitted: Fitted | None) -> None:
@@ -137,6 +139,8 @@ def _take_over(inputs: TableInput, fitted: Fitted | None) -> None:
     inputs.set_fitted(fitted.fill, fitted.mean, fitted.scale)
     if fitted.wide is not None:
         inputs.set_chosen(fitted.wide.chosen, fitted.wide.mean, fitted.wide.scale)
+        if fitted.wide.components is not None:
+            inputs.set_components(fitted.wide.components.loadings, fitted.wide.components.spread)
 
 
 def _build_trees(study: Study, objective: Objective, fitted: Fitted | None) -> TreesModel:

@@ -14,10 +14,16 @@ from components.evaluation.figures import (
     participation_figure,
     roc_figure,
 )
-from components.evaluation.risk_figures import decision_figure, estimates_figure, importance_figure
+from components.evaluation.risk_figures import (
+    components_figure,
+    decision_figure,
+    estimates_figure,
+    importance_figure,
+)
 from components.evaluation.survival_risk_figures import brier_figure, horizon_figure
 from components.federation import Evaluation, load_state, pool_sums
 from components.grown import is_grown
+from components.round_rules import headline
 from components.study import Study
 from components.sums_file import read_sums
 from components.tracking.aliases import move_champion
@@ -26,7 +32,7 @@ from components.tracking.runs import Tracker
 from components.tracking.tree_files import gain_shares
 from flows.recorder import flat
 from flows.reporting import write_report
-from flows.results import ALL_SITES, Results, external_results, metrics_csv, subgroup_results, test_results
+from flows.results import ALL_SITES, Results, external_results, metrics_csv, subgroup_results, test_metric, test_results
 from flows.session import Session
 
 
@@ -72,7 +78,7 @@ def tested_evaluation(session: Session) -> Evaluation:
 
 def training_figures(session: Session, results: Results, tested: Evaluation) -> dict[str, bytes]:
     """Draw what belongs to the whole training."""
-    ledger = session.ledger
+    ledger, components = session.ledger, session.ledger.components
     evaluations = {number: session.evaluation(number) for number in sorted(ledger.rounds)}
     pooled = {n: item.metrics[session.metric] for n, item in evaluations.items() if session.metric in item.metrics}
     sites = {
@@ -90,13 +96,14 @@ def training_figures(session: Session, results: Results, tested: Evaluation) -> 
         **_test_figures(session.study, tested),
         **_risk_figures(session, tested),
     }
+    if components is not None:
+        figures["figures/components.png"] = components_figure(components.explained, components.exact)
     if ledger.compared is not None:
-        shown = {
-            site: {m: row[m][session.metric] for m in row if session.metric in row[m]} for site, row in results.items()
-        }
+        metric = test_metric(session.study)
+        shown = {site: {m: row[m][metric] for m in row if metric in row[m]} for site, row in results.items()}
         shown = {site: models for site, models in shown.items() if models}
         shown[ALL_SITES] = {m: e for m, e in shown[ALL_SITES].items() if not m.startswith("local:")}
-        figures["figures/comparison.png"] = comparison_figure(session.metric, shown)
+        figures["figures/comparison.png"] = comparison_figure(metric, shown)
     return figures
 
 
@@ -133,7 +140,8 @@ def _risk_figures(session: Session, tested: Evaluation) -> dict[str, bytes]:
         told = {site: sums.treatment for site, sums in tested.by_site.items() if sums.treatment is not None}
         scale = Scale(study.evaluate.bins, benefit_unit(study), benefit_words(study))
         figures |= benefit_figures(told, tested.pooled.treatment, scale)
-    metric, words = ("auroc", "AUROC") if study.task.survival is None else ("concordance", "Concordance")
+    metric = headline(study.task.kind)
+    words = "AUROC" if metric == "auroc" else metric.capitalize()
     groups = {name: found[metric] for name, found in subgroup_results(study, tested).items() if metric in found}
     if groups:
         figures["figures/subgroups.png"] = estimates_figure("Subgroups", words, groups, tested.metrics.get(metric))
@@ -146,7 +154,7 @@ def _risk_figures(session: Session, tested: Evaluation) -> dict[str, bytes]:
 
 
 def _log_tables(session: Session, tracker: Tracker) -> None:
-    """Record how each model did at the site it was trained without, and how the best round did in subgroups."""
+    """Record what the components are, how each model did at the site it was trained without, and in subgroups."""
     external = external_results(session.study, session.ledger, session.folder)
     number = session.progress().best_round
     for site in sorted(set(external) & set(session.sites)):
@@ -154,6 +162,10 @@ def _log_tables(session: Session, tracker: Tracker) -> None:
     if external:
         tracker.log_round(number, flat("external", external[ALL_SITES]))
         tracker.log_text("tables/leave_one_site_out.csv", metrics_csv("left out", external))
+    components = session.ledger.components
+    if components is not None:
+        tracker.log_round(number, {"components/explained": sum(components.explained)})
+        tracker.log_text("tables/components.csv", components.csv)
     groups = subgroup_results(session.study, tested_evaluation(session))
     if groups:
         tracker.log_text("tables/subgroups.csv", metrics_csv("group", groups))

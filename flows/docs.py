@@ -23,8 +23,8 @@ from components.analytics import plan
 BEGIN = "<!-- made by `python -m flows.docs`; do not edit below -->\n"
 SECTIONS = (
     study.Study, study.Task, study.Survival, study.Grid, study.Treatment, study.Network, study.Data, study.Records,
-    study.Feature, study.Wide, study.Arm, study.History, study.Index, study.Outcome, study.Splits, study.Site,
-    study.VirtualSites,
+    study.Feature, study.Wide, study.Arm, study.Given, study.History, study.Index, study.Outcome, study.Splits,
+    study.Site, study.VirtualSites,
     study.StrategyChoice, study.Rounds, study.Convergence, study.Selection, study.LocalTraining,
     study.Optimizer, study.Evaluation, study.Subgroup,
 )  # fmt: skip

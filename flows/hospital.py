@@ -268,7 +268,10 @@ class Hospital:
             found = await asyncio.wrap_future(process.prepare(self.site))
         await self._outbox.deliver_preparation(call, found)
         self._journal.append("preparation_delivered", training=call.training, ready=found.ready, reason=found.reason)
-        return f"ready: {found.items.usable} items" if found.items else f"not ready: {found.reason}"
+        if not found.ready:
+            return f"not ready: {found.reason}"
+        said = "told what the study leaves to its tables"
+        return f"ready: {found.items.usable} items" if found.items else said
 
     async def _work(self, request: SiteRequest, piece: Piece) -> str:
         """Do an order, and deliver its answer and update."""

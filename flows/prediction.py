@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.errors import DataError, ServiceError, StudyError
-from components.evaluation.benefit import BENEFIT, benefit_warning
+from components.evaluation.benefit import BENEFIT, benefit_warnings
 from components.files import storage_errors
 from components.study import Study, Task
 
@@ -115,7 +115,7 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
         for file, row in zip(names, probabilities, strict=True)
     ]
     name = version.version.uri + (f" at {site}" if site else "")
-    warnings = ["" if site else _warning(study.strategy.name), benefit_warning(study)]
+    warnings = ["" if site else _warning(study.strategy.name), *benefit_warnings(study)]
     return Scored(name, " ".join(text for text in warnings if text), scored)
 
 

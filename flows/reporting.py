@@ -12,8 +12,18 @@ from components.evaluation.summary import ReportFigure, RoundSummary, SiteSummar
 from components.federation import Evaluation, undefined_of
 from components.files import storage_errors
 from components.rounds import ItemCounts, ScoreSums
+from components.site_effects import agreement_remark
 from components.study_file import dump_study
-from flows.results import ALL_SITES, Results, benefit_warnings, external_results, subgroup_results, swapped
+from flows.results import (
+    ALL_SITES,
+    Results,
+    agreements_of,
+    external_results,
+    subgroup_results,
+    swapped,
+    test_metric,
+    treatment_warnings,
+)
 from flows.session import Session
 from flows.version import code_version
 
@@ -31,6 +41,7 @@ FIGURES = {
     "figures/subgroups.png": ("Subgroups", "Each kind of patients, on the test items."),
     "figures/importance.png": ("What the trees use", "Each feature's part of the gain of all splits."),
     "figures/external.png": ("Left out", "Each hospital by the model trained at the others."),
+    "figures/components.png": ("Components", "What of the columns' variance each explains; pale: as near as was told."),
     "figures/comparison.png": ("Compared", "Local-only, federated and pooled model on each site's test items."),
 }
 
@@ -62,7 +73,7 @@ def summarise(
     session: Session, results: Results, figures: Mapping[str, bytes], *, tested: Evaluation, champion: int | None
 ) -> TrainingSummary:
     """Collect what the report says; arguments as of `write_report`."""
-    study, progress = session.study, session.progress()
+    study, progress, told = session.study, session.progress(), test_metric(session.study)
     pooled = results[ALL_SITES]
     external = external_results(study, session.ledger, session.folder)
     started = next(entry for entry in session.journal.entries if entry.data.get("training") == session.training)
@@ -83,16 +94,16 @@ def summarise(
         threshold=study.task.threshold,
         bins=study.evaluate.bins,
         metric=session.metric,
+        test_metric=told,
         rounds=tuple(_round(session, number) for number in sorted(session.ledger.rounds)),
         best_round=progress.best_round,
         champion=str(champion or ""),
         sites=tuple(_site(session, site, results, tested, external.get(site, {})) for site in session.sites),
         test=pooled["global"],
         undefined=_undefined(session, tested.pooled),
-        comparison={
-            model: row[session.metric] for model, row in pooled.items() if session.metric in row and ":" not in model
-        },
-        warnings=(*swapped(results), *benefit_warnings(study, tested)),
+        comparison={model: row[told] for model, row in pooled.items() if told in row and ":" not in model},
+        warnings=(*swapped(results), *treatment_warnings(study, tested, results)),
+        remarks=tuple(filter(None, [agreement_remark(agreements_of(study, results))])),
         subgroups=subgroup_results(study, tested),
         external=external.get(ALL_SITES, {}),
         figures=tuple(ReportFigure(*FIGURES[place], png) for place, png in figures.items() if place in FIGURES),
@@ -121,13 +132,13 @@ def _round(session: Session, number: int) -> RoundSummary:
 def _site(
     session: Session, site: str, results: Results, tested: Evaluation, external: Mapping[str, Estimate]
 ) -> SiteSummary:
-    row = results.get(site, {})
+    row, told = results.get(site, {}), test_metric(session.study)
     return SiteSummary(
         name=site,
         items=_counts(session, [site])[site],
         test=row.get("global", {}),
         undefined=_undefined(session, tested.by_site[site]) if site in tested.by_site else {},
-        comparison={model: metrics[session.metric] for model, metrics in row.items() if session.metric in metrics},
+        comparison={model: metrics[told] for model, metrics in row.items() if told in metrics},
         external=external,
     )
 

@@ -14,14 +14,17 @@ from rich.markup import escape
 from rich.table import Table
 
 from components.comparison import POOLED
-from components.evaluation.benefit import benefit_warning, benefit_words
+from components.evaluation.benefit import benefit_warnings, benefit_words
 from components.evaluation.benefit_metrics import overlap_warnings
 from components.evaluation.histograms import add_sums
-from components.evaluation.intervals import Estimate, estimate_text
+from components.evaluation.intervals import Estimate
+from components.evaluation.opposite import opposite_sites
 from components.external import pooled_external
 from components.federation import Evaluation, metrics_of, subgroups_of
 from components.ledger import TrainingLedger
+from components.round_rules import Metric, headline
 from components.rounds import ScoreSums
+from components.site_effects import Agreement, agreement_remark, agreement_warnings, agreements
 from components.study import Study, watched
 from components.sums_file import read_sums
 
@@ -79,34 +82,39 @@ def subgroup_results(study: Study, tested: Evaluation) -> dict[str, dict[str, Es
 
 
 def swapped(results: Results) -> list[str]:
-    """Say which sites' test items the model ranks the wrong way round, while it is right on all of them together.
+    """Say at which sites the model is wrong on the test items although it is right at the others.
 
-    A site whose labels are swapped looks like that; nothing it sends before tells.
+    A site whose labels are swapped looks like that; nothing it sends before tells. See `opposite_sites`.
     """
-    ranked = results.get(ALL_SITES, {}).get("global", {})
-    metric, words = ("concordance", "concordance") if "concordance" in ranked else ("auroc", "AUROC")
-    everywhere = ranked.get(metric)
+    survival = "concordance" in results.get(ALL_SITES, {}).get("global", {})
+    metric = "concordance" if survival else "auroc"
     found = {site: row.get("global", {}).get(metric) for site, row in results.items() if site != ALL_SITES}
-    return [
-        f"{site}: {words} {estimate_text(item)}, below one half although it is {estimate_text(everywhere)} on all "
-        "items together: are its labels swapped?"
-        for site, item in found.items()
-        if item is not None and everywhere is not None and item.high < 0.5 < everywhere.low
-    ]
+    return opposite_sites({site: item for site, item in found.items() if item is not None}, survival=survival)
 
 
-def benefit_warnings(study: Study, tested: Evaluation) -> list[str]:
-    """Say what is to be known before a benefit is believed: no trial, no overlap, a hospital that tells nothing."""
+def agreements_of(study: Study, results: Results) -> list[Agreement]:
+    """Compare what the hospitals see of a treatment; nothing where there is none."""
     if study.task.treatment is None:
         return []
-    said = [benefit_warning(study)] + (overlap_warnings(tested.pooled.treatment) if tested.pooled.treatment else [])
+    return agreements({site: row["global"] for site, row in results.items() if site != ALL_SITES and "global" in row})
+
+
+def treatment_warnings(study: Study, tested: Evaluation, results: Results) -> list[str]:
+    """Say what is to be known before a benefit is believed.
+
+    No trial, no overlap, intervals that are too narrow, hospitals that do not agree, one that tells nothing.
+    """
+    if study.task.treatment is None:
+        return []
+    said = benefit_warnings(study) + (overlap_warnings(tested.pooled.treatment) if tested.pooled.treatment else [])
+    said += agreement_warnings(agreements_of(study, results))
     silent = sorted(site for site, sums in tested.by_site.items() if sums.count and sums.treatment is None)
     if silent:
         said.append(
             f"{', '.join(silent)}: too few test patients of an arm had, or did not have, the outcome, or were "
             "followed for long enough: nothing is told of the benefits there, and they are not among the pooled ones."
         )
-    return [text for text in said if text]
+    return said
 
 
 def metrics_csv(first: str, found: External) -> str:
@@ -145,6 +153,12 @@ def external_table(found: External) -> Table:
     return table
 
 
+def test_metric(study: Study) -> Metric:
+    """Return the metric by which tests are told: the watched one, that of ranks where it is the loss."""
+    metric = watched(study)
+    return headline(study.task.kind) if metric == "loss" else metric
+
+
 def results_table(results: Results, metric: str) -> Table:
     """Return the test results as a table: a row for each site, a column for each model, with 95 % intervals.
 
@@ -168,15 +182,15 @@ def results_table(results: Results, metric: str) -> Table:
 
 
 def print_results(console: Console, study: Study, results: Results, external: External = NOTHING) -> None:
-    """Print the results of the study's own metric; nothing, if the training was not tested."""
+    """Print the results of the study's own metric, of ranks where that is the loss; nothing, if it was not tested."""
     if ALL_SITES not in results:
         return
-    metric = watched(study)
+    metric = test_metric(study)
     console.print(results_table(results, metric))
     for text in swapped(results):
         console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
     if study.task.treatment is not None:
-        _print_benefit(console, study, results[ALL_SITES].get("global", {}))
+        _print_benefit(console, study, results)
     local = [row[metric] for name, row in results[ALL_SITES].items() if name.startswith("local:") and metric in row]
     if local:
         mean = sum(item.value for item in local) / len(local)
@@ -186,9 +200,9 @@ def print_results(console: Console, study: Study, results: Results, external: Ex
         console.print(external_table(external))
 
 
-def _print_benefit(console: Console, study: Study, found: Mapping[str, Estimate]) -> None:
-    """Print what following the recommendations gains, and the warning where nobody drew lots."""
-    unit = benefit_words(study)
+def _print_benefit(console: Console, study: Study, results: Results) -> None:
+    """Print what following the recommendations gains, whether the hospitals agree, and what must be known."""
+    found, unit, compared = results[ALL_SITES].get("global", {}), benefit_words(study), agreements_of(study, results)
     lines = {
         "recommended_gain": f"Patients given the recommended arm did better than the others by ({unit})",
         "effect": "Mean effect of the second arm",
@@ -198,8 +212,10 @@ def _print_benefit(console: Console, study: Study, found: Mapping[str, Estimate]
     console.print()
     for name, words in lines.items():
         console.print(f"{words}: {_words(found.get(name))}", highlight=False, soft_wrap=True)
-    if benefit_warning(study):
-        console.print(f"[yellow]{escape(benefit_warning(study))}[/yellow]", soft_wrap=True)
+    if compared:
+        console.print(escape(agreement_remark(compared)), highlight=False, soft_wrap=True)
+    for text in (*agreement_warnings(compared), *benefit_warnings(study)):
+        console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
 
 
 def _at_site(study: Study, sums: dict[str, dict[str, ScoreSums]], site: str) -> dict[str, dict[str, Estimate]]:
@@ -214,4 +230,6 @@ def _cell(row: dict[str, dict[str, Estimate]], model: str, metric: str) -> str:
 
 def _words(found: Estimate | None) -> str:
     """Write an estimate to three digits, and its interval to two: more of them say nothing."""
-    return f"{found.value:.3f} [{found.low:.2f}-{found.high:.2f}]" if found else "-"
+    if found is None:
+        return "-"
+    return f"{found.value:.3f}" + (f" [{found.low:.2f}-{found.high:.2f}]" if found.low < found.high else "")

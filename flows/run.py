@@ -7,7 +7,6 @@ this process imports, and the sites open their data while the server comes up.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 import secrets
@@ -20,26 +19,29 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from pydantic import ValidationError
-
 from components.assemble import assemble
 from components.comparison import POOLED
+from components.data.agreement import found_at, is_open, settled
 from components.data.sources import plan_sources, pooled_source
 from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
-from components.errors import DataError, LeaseLostError, StudyError, WardRoundError
+from components.errors import DataError, LeaseLostError, WardRoundError
 from components.journal import Journal
 from components.ledger import TrainingLedger, started, trainings, unfinished
+from components.long_sums import put_aside, put_back, short_study
 from components.site_source import SiteSource
 from components.study import Study
 from flows import home as homes
 from flows.dispatch import open_dispatcher
 from flows.early import EarlyStart, early_start
+from flows.first_weights import FirstWeights, make_first_weights, number_of_components
 from flows.prefect_errors import prefect_errors
 from flows.progress import Watcher
-from flows.readiness import fitted_to, require_metric, require_quorum
+from flows.readiness import require_metric, require_quorum
 from flows.recorder import Recorder, open_recorder
 from flows.results import External, Results, external_results, test_results
+from flows.showing import end_showing
 from flows.signals import Interruptible, run_stoppable
+from flows.taking_up import require_own_words, require_same_start
 from flows.version import code_version
 
 if TYPE_CHECKING:
@@ -48,7 +50,6 @@ if TYPE_CHECKING:
     from flows.tenure import Tenure
 
 T = TypeVar("T")
-SHOWN_WITHIN_S = 30.0  # after the end of a training
 log = logging.getLogger("wardround.coordinator")
 
 
@@ -114,6 +115,8 @@ def run_training(
         watcher.phase("starting the Prefect server and the sites")
         early = options.early or stack.enter_context(early_start(home, options.dispatcher))
         sources = plan_sources(study, study_folder)
+        if is_open(study):
+            study = settled(study, {source.name: found_at(study, source) for source in sources})
         settings = site_settings(study, sources, home)
         sizes = {name: source_size(setting.source) for name, setting in settings.items()}
         dispatcher = open_dispatcher(options.dispatcher, settings, sizes, early.sites)
@@ -165,6 +168,15 @@ class Parts:
     watcher: Watcher
     hospitals: Hospitals | None = None
     tenure: Tenure | None = None
+
+    def require_lead(self) -> None:
+        """Return if this process may drive the study.
+
+        Raises:
+            LeaseLostError: If another does.
+        """
+        if self.tenure is not None:
+            self.tenure.require()
 
 
 def site_settings(study: Study, sources: Sequence[SiteSource], home: Path) -> dict[str, SiteSetting]:
@@ -224,63 +236,47 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
     if opening.pooled is not None and not opening.pooled.result().ready:
         raise DataError(f"the pooled items cannot be used: {opening.pooled.result().reason}")
     ledger = None if fresh else unfinished(trainings(parts.journal.entries), study.digest)
-    found = preparations if ledger is None else ledger.first_preparations
-    initial = (opening.initial or parts.dispatcher.initialise(study, fitted_to(study, found))).result()
-    about = {"initial": initial.model_dump(mode="json"), "preparations": _plain(preparations)}
+    first = _first_weights(parts, opening, preparations, ledger)
     if ledger is not None:
-        _require_same_start(ledger, preparations, initial, hospitals=parts.hospitals is not None)
+        require_same_start(ledger, preparations, first.model, hospitals=parts.hospitals is not None)
         parts.journal.append("training_resumed", training=ledger.training, code_version=code_version())
         return ledger
     if not fresh:
-        _require_own_words(study, list(trainings(parts.journal.entries).values()))
+        require_own_words(study, list(trainings(parts.journal.entries).values()))
     training = f"{study.study}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-    what = {"training": training, "study_digest": study.digest, "study": study.model_dump(mode="json"), **about}
+    kept = {site: put_aside(parts.folder / training, found) for site, found in sorted(preparations.items())}
+    what = {
+        "training": training,
+        "study_digest": study.digest,
+        "study": short_study(parts.folder / training, study),
+        "initial": first.model.model_dump(mode="json"),
+        "preparations": {site: found.model_dump(mode="json") for site, found in kept.items()},
+        **({"components": first.components.model_dump(mode="json")} if first.components is not None else {}),
+    }
     parts.journal.append("training_started", **what, code_version=code_version())
     return started({**what, "code_version": code_version()})
 
 
-def _require_own_words(study: Study, found: Sequence[TrainingLedger]) -> None:
-    """Refuse to begin anew, unasked, what another version of WardRound has begun and writes otherwise."""
-    for ledger in found[-1:]:
-        same = False
-        with suppress(ValidationError):
-            same = Study.model_validate_json(json.dumps(ledger.started["study"])) == study
-        if same and ledger.finished is None:
-            raise StudyError(
-                f"training {ledger.training} of this very study is open, and was begun by WardRound "
-                f"{ledger.code_version}, which writes it otherwise than this {code_version()}: finish it with that "
-                "version, or start anew with --fresh"
-            )
-
-
-def changed_data(ledger: TrainingLedger, now: Mapping[str, Preparation], *, hospitals: bool) -> list[str]:
-    """Return the sites whose data are not those a training began with, in order.
-
-    Args:
-        ledger: The training.
-        now: What the sites found now.
-        hospitals: Whether sites live on their own: one that is away, or has come since, has changed nothing.
-    """
-    began = {site: found.data_digest for site, found in ledger.preparations.items()}
-    found = {site: preparation.data_digest for site, preparation in now.items()}
-    changed = {site for site in began.keys() | found.keys() if began.get(site) != found.get(site)}
-    if hospitals:
-        changed = {site for site in changed if began.get(site) and found.get(site)}
-    return sorted(changed)
-
-
-def _require_same_start(
-    ledger: TrainingLedger, now: Mapping[str, Preparation], initial: InitialModel, *, hospitals: bool
-) -> None:
-    """Refuse to resume on other data or another first model than the training began with."""
-    changed = changed_data(ledger, now, hospitals=hospitals)
-    if changed or ledger.initial.weights_digest != initial.weights_digest:
-        what = f"the data of {', '.join(changed)} changed" if changed else "the network's first weights changed"
-        raise DataError(f"training {ledger.training} cannot be resumed: {what} since. Start anew with --fresh")
-
-
-def _plain(preparations: Mapping[str, Preparation]) -> dict[str, Any]:
-    return {site: found.model_dump(mode="json") for site, found in sorted(preparations.items())}
+def _first_weights(
+    parts: Parts, opening: Opening, preparations: Mapping[str, Preparation], ledger: TrainingLedger | None
+) -> FirstWeights:
+    """Return the weights a training starts, or has started, with."""
+    if ledger is not None and number_of_components(parts.study):
+        return FirstWeights(ledger.initial)  # not every site need be there to tell its products again
+    if opening.initial is not None:
+        return FirstWeights(opening.initial.result())
+    if ledger is not None:
+        folder, began = parts.folder / ledger.training, ledger.first_preparations
+        preparations = {site: put_back(folder, found) for site, found in began.items()}
+    return make_first_weights(
+        parts.study,
+        preparations,
+        initialise=parts.dispatcher.initialise,
+        dispatcher=parts.dispatcher,
+        exchange=parts.exchange,
+        say=parts.watcher.phase,
+        check=parts.require_lead,
+    )
 
 
 def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> TrainingOutcome:
@@ -346,7 +342,7 @@ def _run_flow(parts: Parts, ledger: TrainingLedger, early: EarlyStart) -> Traini
             raise
         finally:
             watching.cancel()
-            await _end_showing(driver, showing)
+            await end_showing(showing, lambda: len(driver.steps), driver.unshown)
         if driver.unshown:
             log.warning("Prefect does not show all of %s, which is whole: %s", ledger.training, driver.unshown[0])
         return outcome
@@ -364,15 +360,5 @@ def _stop_soon(loop: asyncio.AbstractEventLoop, session: Session) -> None:
 
 def _go_on_unshown(driver: Driver, showing: asyncio.Task[None]) -> None:
     """Have a training that Prefect does not show any more recorded all the same."""
-    error = None if showing.cancelled() else showing.exception()
-    if error is not None:
-        driver.unshown.append(str(error))
+    if not showing.cancelled() and showing.exception() is not None:
         driver.start_recording("")
-
-
-async def _end_showing(driver: Driver, showing: asyncio.Task[None]) -> None:
-    """Let Prefect follow to the end, for a while."""
-    await asyncio.wait([showing], timeout=SHOWN_WITHIN_S)
-    if not showing.done():
-        driver.unshown.append(f"it did not answer for {SHOWN_WITHIN_S:.0f} s")
-        showing.cancel()

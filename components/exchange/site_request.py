@@ -24,7 +24,8 @@ from components.mistakes import first_mistake
 from components.rounds import Name, Order, Record, Sha256
 from components.study import Study
 
-MAX_BYTES = 256 * 1024  # Prefect itself refuses parameters above 512 KiB
+MAX_BYTES = 2 << 20  # the names of 50,000 columns are in a study
+SHOWN_BYTES = 256 * 1024  # Prefect refuses parameters above 512 KiB
 PARAMETER = "request"
 PREPARE, PREPARATION = "prepare", "preparation"
 
@@ -113,12 +114,15 @@ def request_text(request: AnyRequest) -> str:
 
 
 def request_parameters(request: AnyRequest) -> dict[str, Any]:
-    """Return a request as the parameters of a run.
+    """Return a request as the parameters of a run; of one that is too long for them, whom it asks for what.
 
     Raises:
         ValueError: If it is longer than a site accepts.
     """
-    return {PARAMETER: json.loads(request_text(request))}
+    text = request_text(request)
+    if len(text) > SHOWN_BYTES:
+        return {PARAMETER: {"kind": request.kind, "site": request.site, "training": request.training}}
+    return {PARAMETER: json.loads(text)}
 
 
 def read_request(parameters: Mapping[str, Any], *, site: str) -> AnyRequest:
@@ -129,7 +133,7 @@ def read_request(parameters: Mapping[str, Any], *, site: str) -> AnyRequest:
         site: The site that reads.
 
     Raises:
-        RefusedError: If they are anything but one valid request for this site.
+        RefusedError: If they are anything but one valid request for this site, and no longer than a run's may be.
     """
     if set(parameters) != {PARAMETER}:
         raise RefusedError(f"a run has exactly one parameter, {PARAMETER!r}; this one has {_names(parameters)}")
@@ -137,6 +141,8 @@ def read_request(parameters: Mapping[str, Any], *, site: str) -> AnyRequest:
         text = json.dumps(parameters[PARAMETER], allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         raise RefusedError("the request is not JSON") from None
+    if len(text) > SHOWN_BYTES:
+        raise RefusedError(f"the request has {len(text)} bytes; at most {SHOWN_BYTES} are accepted of a run")
     return parse_request(text, site=site)
 
 

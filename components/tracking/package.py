@@ -42,7 +42,7 @@ from torch.export import ExportedProgram
 from components.data import encoding
 from components.data.records import encoded_features
 from components.errors import StorageError
-from components.evaluation.benefit import BENEFIT
+from components.evaluation.benefit import BENEFIT, benefit_warnings
 from components.rounds import ServerState
 from components.study import Records, Study, item_shape
 from components.tracking.archive import archive_slots, replace_weights
@@ -146,7 +146,7 @@ def build_template(study: Study, program: ExportedProgram | Path, folder: Path) 
         _write_json(draft / PREPROCESSING, preprocessing_of(study))
         _write_environment(draft)
         if study.data.records is not None:
-            _write_table_model(draft, study.data.records, outputs_of(study))
+            _write_table_model(draft, study, study.data.records)
         _write_description(draft, study)
         _write_json(draft / _TEMPLATE, {"key": _template_key(study)})
         shutil.rmtree(folder, ignore_errors=True)
@@ -270,7 +270,12 @@ def _write_description(folder: Path, study: Study) -> None:
     records, shape = study.data.records, item_shape(study)
     model = Model(
         signature=_table_signature(records, outputs_of(study)) if records else _image_signature(study, shape),
-        metadata={"study": study.study, "study_digest": study.digest, "outputs": outputs_of(study)},
+        metadata={
+            "study": study.study,
+            "study_digest": study.digest,
+            "outputs": outputs_of(study),
+            **_warning_of(study),
+        },
     )
     model.add_flavor("pytorch", model_data="data", pytorch_version=str(torch.__version__), code=None)
     model.add_flavor(
@@ -316,14 +321,20 @@ def _table_signature(records: Records, outputs: list[str]) -> ModelSignature:
     return ModelSignature(inputs=Schema(inputs), outputs=Schema(told))
 
 
-def _write_table_model(folder: Path, records: Records, outputs: list[str]) -> None:
+def _write_table_model(folder: Path, study: Study, records: Records) -> None:
     """Write what turns a table's cells into the program's input: a module of our own, and the features."""
     (folder / CODE).mkdir()
     shutil.copyfile(Path(encoding.__file__), folder / CODE / TABLE_MODEL)
-    about: dict[str, Any] = {"features": encoded_features(records), "outputs": outputs}
+    about: dict[str, Any] = {"features": encoded_features(records), "outputs": outputs_of(study)}
     if records.arm is not None:
         about["arms"] = records.arm.levels
-    _write_json(folder / "data" / "features.json", about)
+    _write_json(folder / "data" / "features.json", about | _warning_of(study))
+
+
+def _warning_of(study: Study) -> dict[str, str]:
+    """Return what a user must know of every number of this study's models; nothing where there is nothing."""
+    said = " ".join(benefit_warnings(study))
+    return {"warning": said} if said else {}
 
 
 def _write_json(file: Path, content: object) -> None:

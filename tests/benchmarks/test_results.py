@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import accuracy, speed
+from benchmarks import accuracy, clinical, speed
 from benchmarks.results import Part, keep, write_page
 from benchmarks.speed import ONE, PLAIN, PLAIN_LAST, TWO, Run
 from benchmarks.tables import markdown_table
@@ -54,3 +54,14 @@ def test_accuracy_says_whether_the_claim_holds(federated: float, near: str, ahea
     text = accuracy.report([outcome(1, federated - 0.002), outcome(2, federated + 0.002)]).text
     claims = [line.split("|")[4].strip() for line in text.splitlines() if line.startswith("| federated -")]
     assert claims == [near, ahead]
+
+
+def test_clinical_models_are_told_with_their_spread_over_seeds_and_an_interval() -> None:
+    def found(seed: int, value: float) -> clinical.Outcome:
+        metric = {"auroc": Estimate(value, value - 0.1, value + 0.1, 100)}
+        return clinical.Outcome(seed, {"global": metric, "pooled": {"auroc": Estimate(0.9, 0.8, 0.95, 100)}})
+
+    table = clinical.table_of({"trees": [found(1, 0.8), found(2, 0.7)]}, ["auroc"])
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert rows[0] == ["trees, federated", "0.750 (0.700-0.800)", "0.800 [0.700-0.900]"]
+    assert rows[1][:2] == ["trees, pooled", "0.900 (0.900-0.900)"]

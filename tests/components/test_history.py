@@ -1,18 +1,22 @@
 """How a row is made of dated records: what a study may ask for, and what it may not; older studies are as they were."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
+from components.errors import StudyError
 from components.features import Feature, Records
-from components.history import History, Index, Outcome, code_mistake
+from components.history import Given, History, Index, Outcome, code_mistake
 from components.study_file import load_study
-from tests.references.histories import FEATURES, HISTORY, sections
+from tests.references.followed import ARM, GIVEN
+from tests.references.histories import FEATURES, HISTORY, sections, write_study
 from tests.references.tiny_table import table_study
 
 CHOL = next(item for item in FEATURES if item["name"] == "chol")
 AGE = next(item for item in FEATURES if item["name"] == "age")
+SURVIVAL = {"unit": "days", "horizons": [10], "grid": {"end": 10, "cells": 10}}
 
 
 @pytest.mark.parametrize(
@@ -65,7 +69,10 @@ def test_records_that_know_what_is_to_be_foreseen_are_refused(words: dict[str, A
         (Index, {"record": "condition"}, "codes are missing: which condition is it"),
         (Index, {"earliest": "2020-01-01", "latest": "2019-01-01"}, "earliest must not be after latest"),
         (Index, {"latest": "2019-13-01"}, "there is no such day"),
-        (Outcome, {"codes": [], "window_days": [1, 2]}, "at least 1 item"),
+        (Outcome, {"codes": [], "window_days": [1, 2]}, "codes are missing: which condition is it"),
+        (Given, GIVEN | {"codes": {"new": ["ATC"]}}, "must be a terminology and a code"),
+        (Given, GIVEN | {"codes": {"old": ["OMOP 1"], "new": ["OMOP 1"]}}, "given twice: OMOP 1"),
+        (Given, GIVEN | {"window_days": [0, -5]}, "first and last day"),
         (Outcome, {"codes": ["LOINC *"], "window_days": [1, 2]}, "must be a terminology and a code"),
         (Outcome, {"codes": ["OMOP 1"], "window_days": [9, 1]}, "first and last day"),
         (History, HISTORY | {"ages": [70, 60]}, "ages must be lowest and highest"),
@@ -74,6 +81,29 @@ def test_records_that_know_what_is_to_be_foreseen_are_refused(words: dict[str, A
 def test_a_history_that_cannot_be_is_refused(record: Any, words: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         record.model_validate(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"given": GIVEN | {"codes": {"old": ["OMOP 1"]}}}, "given.codes must name new, or both of levels, given old"),
+        ({"given": None}, "arm: given .by which records. goes with format: fhir, omop or any"),
+        ({"given": GIVEN | {"window_days": [-5, 1]}}, "that of the arm ends on it or later"),
+        (
+            {"given": GIVEN | {"codes": {"new": ["OMOP 201826"]}, "record": "condition"}},
+            "arm: diabetes has a code and d",
+        ),
+    ],
+)
+def test_an_arm_that_dated_records_cannot_say_is_refused(words: dict[str, Any], message: str) -> None:
+    content = {"features": FEATURES, "format": "any", "history": HISTORY, "arm": ARM | words}
+    with pytest.raises(ValidationError, match=message):
+        Records.model_validate(content)
+
+
+def test_an_arm_of_a_table_is_not_made_of_records() -> None:
+    with pytest.raises(ValidationError, match="goes with format: fhir, omop or any, and only with"):
+        Records.model_validate({"features": [{"name": "age"}], "arm": ARM})
 
 
 def test_a_uri_and_a_code_name_any_terminology() -> None:
@@ -89,13 +119,38 @@ def test_a_study_without_dated_records_is_written_as_it_ever_was() -> None:
     }  # fmt: skip
 
 
-def test_more_than_two_classes_are_refused_with_a_history(tmp_path: Any) -> None:
-    import json
-
-    from components.errors import StudyError
-
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"kind": "multiclass", "classes": ["a", "b", "c"]},
+            r"task\.kind: given multiclass; must be binary or survival",
+        ),
+        (
+            {"kind": "survival", "survival": SURVIVAL},
+            r"history\.label\.follow_up: is missing; for survival it says what",
+        ),
+        (
+            {"kind": "survival", "survival": SURVIVAL | {"unit": "cycles"}},
+            r"task\.survival\.unit: given 'cycles'; must be one of days, weeks, months, years with data\.records\.hist",
+        ),
+    ],
+)
+def test_a_task_that_a_history_does_not_tell_is_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     content = sections()
-    content["task"] = {"kind": "multiclass", "classes": ["a", "b", "c"]}
-    (tmp_path / "study.yaml").write_text(json.dumps(content, indent=1))
-    with pytest.raises(StudyError, match=r"task\.kind: given multiclass; must be binary with data\.records\.history"):
-        load_study(tmp_path / "study.yaml")
+    content["task"] = changes
+    with pytest.raises(StudyError, match=message):
+        load_study(write_study(tmp_path, content))
+
+
+def test_a_follow_up_belongs_to_survival(tmp_path: Path) -> None:
+    content = sections(history=HISTORY | {"label": HISTORY["label"] | {"follow_up": "record"}})
+    with pytest.raises(
+        StudyError, match=r"history\.label\.follow_up: goes with task\.kind: survival, and only with it"
+    ):
+        load_study(write_study(tmp_path, content))
+
+
+def test_a_history_that_says_nothing_of_survival_is_written_as_it_ever_was() -> None:
+    written = History.model_validate(HISTORY).model_dump(mode="json")
+    assert written["label"].keys() == {"record", "codes", "window_days", "new"}

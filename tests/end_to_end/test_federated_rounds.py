@@ -101,6 +101,7 @@ def test_a_credential_that_is_renewed_in_mid_training_costs_no_round(ward: Loopb
     }
 
 
+@pytest.mark.long
 def test_a_hospital_that_is_revoked_leaves_and_one_that_enrols_joins_between_rounds(
     ward: Loopback, tmp_path: Path
 ) -> None:
@@ -143,9 +144,10 @@ def test_a_cancelled_training_ends_at_the_hospitals_at_once(ward: Loopback) -> N
     ward.until(lambda: ward.at("site-2", "work_withdrawn"))
     ward.until(lambda: not children(ward.worker("site-2")), limit_s=30)
     assert ward.events("cancelled", training=latest(ward))[0].data["why"] == "wrong labels"
-    assert "no training of tiny is under way" in ward.run("cancel", STUDY, check=False).stderr
+    assert "no training and no analysis of tiny is under way" in ward.run("cancel", STUDY, check=False).stderr
 
 
+@pytest.mark.long
 def test_a_training_that_nobody_drives_any_more_is_cancelled_too(ward: Loopback) -> None:
     study = change(ward, rounds={"max": 2, "quorum": 2}, seed=15)
     with ward.running("train", study) as train:

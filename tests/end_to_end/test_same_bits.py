@@ -45,6 +45,7 @@ def test_fedprox_with_two_of_three_sites_a_round(tmp_path: Path) -> None:
     assert [entry.data["took_part"] for entry in ward.events("aggregated")] == rosters
 
 
+@pytest.mark.long
 def test_fedbn_keeps_each_sites_layers_over_a_kill_in_mid_training(tmp_path: Path) -> None:
     """With the sites in the coordinator's own process, which dies while the second site trains."""
     ward, state = Ward.make(tmp_path / "ward", strategy={"name": "FedBN"}), tmp_path / "simulated"

@@ -110,6 +110,7 @@ def stop_in_training(command: Command, site: str) -> int:
     return process_of(ward, site)
 
 
+@pytest.mark.long
 def test_a_killed_site_is_replaced_once_and_a_resumed_training_has_the_same_bits(tmp_path: Path) -> None:
     """With FedAdam, whose moments must be those of the last round too."""
     adam = {"name": "FedAdam", "server_learning_rate": 0.02, "adaptivity": 0.01}

@@ -9,12 +9,12 @@ import numpy as np
 import pandas
 import pytest
 
-from components.errors import DataError
+from components.errors import DataError, QuorumError
 from components.journal import read
 from components.ledger import trainings
 from flows import api
 from flows.prediction import predict_files
-from flows.results import ALL_SITES
+from flows.results import ALL_SITES, swapped
 from flows.run import TrainingOutcome
 from tests.references.tiny_survival import Patient, patients, task, write_hospitals, write_study
 from tests.references.tiny_table import SITES, write_table
@@ -149,6 +149,50 @@ def test_a_site_without_events_is_named_before_training(tmp_path: Path) -> None:
 def test_everybody_censored_is_refused_also_of_hazards(tmp_path: Path) -> None:
     message = refuse(tmp_path, "all", {"died": "no"}, task=task(loss="hazards"))
     assert "none of the 93 validation items of all sites has an event" in message
+    message = refuse(tmp_path / "cox", "all", {"died": "no"})
+    for site in SITES:
+        assert f"{site}: no event was seen in its" in message
+
+
+def exchanged(tmp_path: Path, site: str) -> TrainingOutcome:
+    """Train on larger hospitals, of which one has events and censored exchanged."""
+    other = {"yes": "no", "no": "yes"}
+
+    def exchange(name: str, rows: list[Patient]) -> list[Patient]:
+        found = patients(name, 5 * len(rows))
+        return [row | {"died": other[row["died"]]} for row in found] if name == site else found
+
+    folder = write_hospitals(tmp_path, exchange)
+    study = write_study(folder, local={"epochs": 10, "optimizer": {"learning_rate": 0.5}})
+    return api.simulate(study, home=tmp_path / "home", dispatcher="in-process")
+
+
+@pytest.mark.parametrize("site", ["", "east"])
+def test_events_and_censored_exchanged_at_one_site_are_asked_about_at_the_end(site: str, tmp_path: Path) -> None:
+    outcome = exchanged(tmp_path, site)
+    said = swapped(outcome.tests)
+    assert [text.partition(":")[0] for text in said] == [site] * bool(site)
+    report = Path(outcome.result["report"]).read_text()
+    assert ("no better than chance" in report) == ("are events and censored exchanged there" in report) == bool(site)
+
+
+def test_separated_events_end_an_exact_fit_with_the_sites_and_what_helps(tmp_path: Path) -> None:
+    def separate(_: str, rows: list[Patient]) -> list[Patient]:
+        return [row | {"years": round((100 - row["age"]) / 10, 4), "died": "yes"} for row in rows]
+
+    folder = write_hospitals(tmp_path, separate)
+    study = write_study(folder, local={"method": "newton", "epochs": 1}, rounds={"max": 40})
+    with pytest.raises(QuorumError, match=r"east, north, west: .*orders the events without an error.*weight_decay"):
+        api.simulate(study, home=tmp_path / "home", dispatcher="in-process")
+
+
+def test_a_training_that_does_not_converge_names_the_sites_and_what_helps(tmp_path: Path) -> None:
+    folder = write_hospitals(tmp_path)
+    study = write_study(folder, local={"epochs": 5, "optimizer": {"learning_rate": 1e30}})
+    with pytest.raises(
+        QuorumError, match=r"east, north, west: .*grew without end; lower local\.optimizer\.learning_rate"
+    ):
+        api.simulate(study, home=tmp_path / "home", dispatcher="in-process")
 
 
 def test_words_that_are_no_events_go_to_the_quarantine(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ def test_page_is_up_to_date(tmp_path: Path, name: str) -> None:
 
 def test_reference_has_every_section_of_a_study() -> None:
     records = {value for value in vars(study).values() if isinstance(value, type) and issubclass(value, BaseModel)}
-    parts = ("round_rules", "features", "history", "survival")
+    parts = ("round_rules", "features", "history", "survival", "wide")
     modules = (study.__name__, *(f"components.{name}" for name in parts))
     own = {record for record in records if record.__module__ in modules}
     assert set(SECTIONS) == own - {study.Section}

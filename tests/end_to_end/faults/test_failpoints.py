@@ -54,7 +54,7 @@ class Armed:
 
     def arm(self, part: str, place: str) -> Path:
         """Arm a place; a server is named in it, other parts come to it themselves."""
-        mark = self.trained.mark(part)
+        mark = self.trained.ward.mark(part)
         armed = self.places / place
         armed.write_text(f"{mark.pid}\n" if mark is not None else "", encoding="utf-8")
         return armed
@@ -73,7 +73,7 @@ def armed() -> Iterator[Armed]:
 )
 def test_what_dies_at_a_durable_write_loses_nothing(armed: Armed, part: str, place: str) -> None:
     trained = armed.trained
-    if part == "PostgreSQL" and trained.mark(part) is None:
+    if part == "PostgreSQL" and trained.ward.mark(part) is None:
         pytest.skip("this federation has no PostgreSQL")
     before, left = processes(trained, part), armed.arm(part, place)
     with ExitStack() as stack:

@@ -45,7 +45,7 @@ SAMPLE = set(Random(os.environ.get("WARDROUND_SAMPLE", "1")).sample(ROWS, 4))
 )
 def test_what_is_killed_costs_time_and_nothing_else(trained: Trained, part: str, stage: str) -> None:
     ward = trained.ward
-    if part == "PostgreSQL" and trained.mark(part) is None:
+    if part == "PostgreSQL" and trained.ward.mark(part) is None:
         pytest.skip("this federation has no PostgreSQL")
     with ExitStack() as stack:
         row = stack.enter_context(trained.disturbed())
@@ -62,7 +62,7 @@ def test_what_is_killed_costs_time_and_nothing_else(trained: Trained, part: str,
 @pytest.mark.parametrize("away_s", [20, 70], ids=["20 s", "beyond its client's patience of 62 s"])
 def test_a_training_goes_on_and_ends_while_prefect_is_away(trained: Trained, away_s: int) -> None:
     """Sites finish their work meanwhile, and all of it counts, whatever Prefect shows of it afterwards."""
-    up, mark = supervisor(trained.ward.home), trained.mark("Prefect")
+    up, mark = supervisor(trained.ward.home), trained.ward.mark("Prefect")
     assert up is not None
     assert mark is not None
     with trained.disturbed() as row:
@@ -75,7 +75,7 @@ def test_a_training_goes_on_and_ends_while_prefect_is_away(trained: Trained, awa
             row.notice(lambda: row.events("committed", round=2) or row.train.poll() is not None)
             time.sleep(max(began + away_s - time.monotonic(), 0))
         row.end()
-    trained.ward.until(lambda: trained.mark("Prefect") not in (None, mark))
+    trained.ward.until(lambda: trained.ward.mark("Prefect") not in (None, mark))
     row.record(f"Prefect away for {away_s} s", "asked")
 
 
@@ -90,8 +90,8 @@ def kill(trained: Trained, part: str, train: subprocess.Popen[str]) -> Callable[
         for process in [*at_work, *([worker] if part == BOTH else [])]:
             os.kill(process, signal.SIGKILL)
         return lambda: at_work != children(ward.worker("site-2"))
-    marks = {name: trained.mark(name) for name in PARTS[part]}
+    marks = {name: trained.ward.mark(name) for name in PARTS[part]}
     for mark in marks.values():
         assert mark is not None
         os.kill(mark.pid, signal.SIGKILL)
-    return lambda: all(trained.mark(name) not in (None, mark) for name, mark in marks.items())
+    return lambda: all(trained.ward.mark(name) not in (None, mark) for name, mark in marks.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from flows.local_record import ProcessMark
 from tests.end_to_end.faults.nothing_lost import nothing_lost, weights_of
 from tests.end_to_end.faults.table import Trial, record
 from tests.end_to_end.loopback import Loopback, stopped
@@ -35,11 +33,6 @@ class Trained:
 
     ward: Loopback
     undisturbed: Mapping[int, str]
-
-    def mark(self, part: str) -> ProcessMark | None:
-        """Return the process that is a part now; None where this federation has no such part."""
-        marks = json.loads((self.ward.home / "federation" / "parts.json").read_text())
-        return next((ProcessMark(**mark) for mark in marks if mark["name"] == part), None)
 
     def latest(self) -> str:
         """Return the identifier of the training that was begun last."""
