@@ -20,8 +20,11 @@ from flows.packages import ROOT as ROOT
 from flows.packages import with_packages
 from flows.servers import EmbeddedServer, open_prefect, prefect_environment
 
+# Which of its kernels a numerical library uses: with another choice the last bits of a sum are others.
+NUMERICS = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE", "NPY_DISABLE_CPU_FEATURES", "ATEN_CPU_CAPABILITY", "MKL_CBWR",
+            "MKL_ENABLE_INSTRUCTIONS", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "CUBLAS_WORKSPACE_CONFIG")  # fmt: skip
 CLEAN = ("PATH", "PYTHONPATH", "HOME", "LANG", "TMPDIR", "WARDROUND_DATA", "WARDROUND_FAILPOINT", "XDG_CACHE_HOME",
-         "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES")  # fmt: skip
+         "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH", "NVIDIA_VISIBLE_DEVICES", *NUMERICS)  # fmt: skip
 
 
 @dataclass(frozen=True)

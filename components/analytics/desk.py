@@ -184,19 +184,23 @@ class SiteDesk:
         return name
 
     def _count(self, question: Question, digest: str) -> None:
-        """Count a question against the cohort's budget, before it is answered."""
+        """Count a question against the cohort's budget, before it is answered.
+
+        What another study was answered already, word for word, tells nothing more: it is remembered, and costs nothing.
+        """
         asked = self._journal.find("question", members=self._members)
         if any(entry.data["request"] == digest for entry in asked):
             return
-        numbers = _numbers(question, self._study)
-        if self.policy.controlled:
-            if len(asked) >= self.policy.queries:
+        told = {entry.data.get("tells", entry.data["request"]): entry.data["numbers"] for entry in asked}
+        numbers, tells = _numbers(question, self._study), self._tells(question)
+        if self.policy.controlled and tells not in told:
+            if len(told) >= self.policy.queries:
                 raise WithheldError(
-                    f"this cohort has answered {len(asked)} questions, which is all that the policy allows"
+                    f"this cohort has answered {len(told)} questions, which is all that the policy allows"
                 )
             assert self._cohort is not None
             entries = len(self._cohort) * _columns(self._study)
-            if numbers and numbers + sum(entry.data["numbers"] for entry in asked) > entries:
+            if numbers and numbers + sum(told.values()) > entries:
                 raise WithheldError(
                     f"regressions over this cohort would have told more numbers than its table has entries, {entries}"
                 )
@@ -204,11 +208,19 @@ class SiteDesk:
             "question",
             members=self._members,
             request=digest,
+            tells=tells,
             kind=question.kind,
             numbers=numbers,
             study=self._study.study,
             study_digest=self._study.digest,
         )
+
+    def _tells(self, question: Question) -> str:
+        """Return the digest of all that an answer about a cohort depends on, whichever study asks."""
+        asked = self._study.analysis.model_dump_json(exclude={"disclosure"})
+        return hashlib.sha256(
+            f"{question.model_dump_json()}{asked}{self.policy.model_dump_json()}".encode()
+        ).hexdigest()
 
 
 def declarations(analysis: Analysis) -> dict[str, str]:

@@ -323,8 +323,9 @@ def test_an_address_we_set_ourselves_is_not_the_users(tmp_path: Path, monkeypatc
 def test_a_trainings_server_has_the_interface_that_ui_may_want_meanwhile(tmp_path: Path) -> None:
     with open_prefect(tmp_path) as server:
         assert isinstance(server, EmbeddedServer)
-        variables = Path(f"/proc/{server.server.pid}/environ").read_bytes().split(b"\0")
-    assert b"PREFECT_SERVER_UI_ENABLED=true" in variables
+        variables = Path(f"/proc/{server.server.pid}/environ")
+        assert wait_until(lambda: variables.read_bytes() != b"")  # empty while the program is being loaded
+        assert b"PREFECT_SERVER_UI_ENABLED=true" in variables.read_bytes().split(b"\0")
 
 
 def test_ui_says_that_nothing_is_recorded(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from components.errors import WardRoundError
 from components.journal import read
 from components.site_source import SiteSource, SourcePart
 from flows.dispatch import PoolDispatcher
-from flows.early import end_site_process, spawn_site_process
+from flows.early import end_site_process, site_environment, spawn_site_process
 from flows.site_process import LOG
 from tests.end_to_end.ward import wait_until
 from tests.references.tiny_study import tiny_study
@@ -117,3 +117,13 @@ def test_the_process_in_place_of_one_that_died_is_a_hospital_s_too(
         assert PATIENT not in pool.prepare("north").result(60).reason
         for started in pool._processes[1:]:
             assert b"qzsecret" not in Path(f"/proc/{started.pid}/environ").read_bytes()
+
+
+def test_a_hospitals_process_computes_with_the_kernels_that_its_administrator_chose(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "Qzsecret")
+    found = site_environment(clean=True)
+    assert found["OPENBLAS_CORETYPE"] == "Haswell"
+    assert "Qzsecret" not in found.values()

@@ -10,6 +10,7 @@ import pytest
 from components.analytics.plan import AnalysisStudy, Disclosure
 from components.analytics.records import AskEffect, AskExits, AskLogrank, AskScore, AskSummary
 from components.errors import JournalError
+from components.journal import read
 from tests.components.analytics.hospitals import COVARIATES, asked, desk, patients, study
 
 CONTROL = {"smallest_cell": 5}
@@ -114,6 +115,23 @@ def test_a_cohorts_budget_survives_a_restart_and_counts_a_question_once(tmp_path
         answer = asked(at, whole, AskScore(covariates=["arm"], coefficients=[0.0]))
     assert answer.status == "withheld"
     assert "2 questions, which is all that the policy allows" in answer.reason
+
+
+def test_what_another_study_was_told_word_for_word_is_remembered_and_costs_nothing(tmp_path: Path) -> None:
+    frame, budget = patients(1, 200), {**CONTROL, "queries": 2}
+    whole, later = study(["north"], horizon=150.0, disclosure=budget), study(["north"], disclosure=budget)
+    again = whole.model_copy(update={"study": "again"})
+    refused = "2 questions, which is all"
+    said = [(whole, AskSummary, ""), (again, AskSummary, ""), (again, AskExits, ""), (whole, AskExits, "")]
+    for one, kind, reason in [*said, (later, AskExits, refused)]:
+        with desk(tmp_path, frame, one) as at:
+            given = asked(at, one, kind())
+        assert (given.status == "withheld") is bool(reason)
+        assert reason in given.reason
+    asked_by = [
+        entry.data["study"] for entry in read(tmp_path / "state" / "questions.jsonl") if entry.event == "question"
+    ]
+    assert asked_by == ["trial", "again", "again", "trial"]
 
 
 def test_regressions_stop_before_they_tell_more_than_the_table_holds(tmp_path: Path) -> None:
