@@ -22,7 +22,7 @@ from components.round_rules import Rounds
 from components.seeds import derive_seed
 from components.strategies import STRATEGIES, Strategy
 from components.strategies.table import ASYNCHRONOUS
-from components.study import Data, Study, VirtualSites
+from components.study import TABULAR, Data, Study, VirtualSites
 from components.table_mistakes import records_mistakes, survival_mistakes, treatment_mistakes
 
 # What a round of one mode has that one of the other has not, and what is to be said of it.
@@ -130,6 +130,7 @@ def study_mistakes(study: Study) -> list[Mistake]:
         _column(study),
         *_columns(study),
         _external(study),
+        *_personal(study),
         *_newton(study),
         *tree_mistakes(study),
         *survival_mistakes(study),
@@ -310,6 +311,22 @@ def _newton(study: Study) -> list[tuple[str, str]]:
         for field, given, wanted in needed
         if given != wanted
     ]
+
+
+def _personal(study: Study) -> list[tuple[str, str]]:
+    """Refuse what cannot be where sites keep a part of the network to themselves."""
+    name, network, survival = study.strategy.name, study.network.name, study.task.survival
+    kept, found = STRATEGIES[name].personal, list[tuple[str, str]]()
+    if kept != "none" and survival is not None and survival.loss == "cox":
+        text = f"given {name}; must be another with task.survival.loss: cox, whose baseline hazard is of all sites"
+        found.append(("strategy.name", text))
+    if kept == "output" and network in TABULAR - {"MLP"}:
+        text = f"given {network}; must be MLP or a network for images with {name}, whose last layers stay at the sites"
+        found.append(("network.name", text))
+    if kept == "output" and study.evaluate.external != "none":
+        text = f"given leave_one_site_out; must be none with {name}: who is left out has no output layer of its own"
+        found.append(("evaluate.external", text))
+    return found
 
 
 def _external(study: Study) -> tuple[str, str]:

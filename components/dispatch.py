@@ -97,20 +97,28 @@ class DeskQuestion(Record):
     request: str
 
 
-class InitialModel(Record):
+class InitialModel(Record, LaterFields):
     """A freshly initialised global model, in the exchange.
 
     Attributes:
         weights_digest: Digest of the exchanged entries.
         statistics: Names of the entries that are averages of data.
         normalisation: Names of the entries of normalisation layers.
+        output: Names of the entries of the output layers, where the strategy leaves them at the sites.
         parameters: Number of trained parameters.
     """
+
+    later = frozenset({"output"})
 
     weights_digest: Sha256
     statistics: list[str]
     normalisation: list[str]
+    output: list[str] = Field(default_factory=list)
     parameters: int
+
+    def personal(self, kind: str) -> list[str]:
+        """Return the entries that stay at the sites, by a strategy's ``personal``."""
+        return {"none": [], "normalisation": self.normalisation, "output": self.output}[kind]
 
 
 class Preparation(Record, LaterFields):

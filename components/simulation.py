@@ -90,7 +90,7 @@ def simulate(
     state = first_state(strategy, initial, store)
     ref = save_state(store, state)
     rounds: list[SimulatedRound] = []
-    left_out = initial.normalisation if strategy.personal == "normalisation" else []
+    left_out = initial.personal(strategy.personal)
     while len(rounds) < study.rounds.max:
         roster = select_roster(study, sorted(sites), state.round + 1) if len(sites) > 1 else list(sites)
         plan = plan_round(study, strategy, state, training=training, roster=roster, base_digest=ref.weights)

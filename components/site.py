@@ -25,6 +25,7 @@ from components.grown import is_grown
 from components.journal import Journal
 from components.rounds import Answer, Order, ScoreSums, UpdateManifest
 from components.seeds import derive_seed
+from components.strategies.table import STRATEGIES
 from components.study import Study
 from components.tracking.context import in_round
 from components.training.baseline import measure_baseline
@@ -56,6 +57,7 @@ def initialise(study: Study, store: FolderStore, module: LightningModule) -> Ini
         weights_digest=digest,
         statistics=sorted(entries.statistics),
         normalisation=sorted(entries.normalisation),
+        output=sorted(entries.output) if STRATEGIES[study.strategy.name].personal == "output" else [],
         parameters=sum(weights[name].numel() for name in entries.parameters),
     )
 
@@ -175,7 +177,7 @@ class SiteRuntime:
         """Return the module with the order's weights, and with the site's personal entries over them."""
         module = self._module()
         weights = self._store.get(order.weights_digest)
-        if order.plan.instructions.get("personal") == "normalisation":
+        if _personal(order, module):
             before = order.plan.round + (order.kind == "evaluate")
             weights = {**weights, **load_personal(self.setting.state_folder, order.plan.training, before)}
         load_entries(module, weights)
@@ -298,9 +300,9 @@ class SiteRuntime:
 
     def _keep_personal(self, order: Order, module: LightningModule, result: SiteResult) -> Weights:
         """Set aside what stays at the site; return what may be submitted."""
-        if order.plan.instructions.get("personal") != "normalisation":
+        mine = _personal(order, module)
+        if not mine:
             return result.weights
-        mine = set(exchanged_entries(module).normalisation)
         personal = {name: tensor for name, tensor in result.weights.items() if name in mine}
         rule = self.setting.study.rounds.convergence
         keep = rule.patience + 2 if rule else None
@@ -366,6 +368,11 @@ def _fit_to_be_told(study: Study, sums: ScoreSums) -> ScoreSums:
         groups = {name: sums.groups[name] for name in names}
         told |= {name: groups[name] for name in may_be_told(sums, groups, records.smallest_cell)}
     return sums.model_copy(update={"groups": told})
+
+
+def _personal(order: Order, module: LightningModule) -> tuple[str, ...]:
+    """Return the entries that the strategy leaves at the site."""
+    return exchanged_entries(module).personal(str(order.plan.instructions.get("personal", "none")))
 
 
 def _slot(order: Order) -> Slot:

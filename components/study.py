@@ -46,7 +46,9 @@ NetworkName = Literal[
     "CNN", "DenseNet", "ResNet", "EfficientNet", "ViT", "LogisticRegression", "MLP", "Linear", "BoostedTrees"
 ]
 TABULAR: frozenset[NetworkName] = frozenset({"LogisticRegression", "MLP", "Linear", "BoostedTrees"})
-StrategyName = Literal["FedAvg", "FedProx", "FedBN", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "HistogramBoosting"]
+StrategyName = Literal[
+    "FedAvg", "FedProx", "FedBN", "FedPer", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "HistogramBoosting"
+]
 
 
 def _kind_of_sites(value: Any) -> str | None:

@@ -32,9 +32,6 @@ def survival_mistakes(study: Study) -> list[tuple[str, str]]:
         found.append(("task.imbalance", f"given {study.task.imbalance}; must be none with task.kind: survival"))
     if study.network.name == "LogisticRegression":
         found.append(("network.name", "given LogisticRegression; must be Linear or MLP with task.kind: survival"))
-    if study.task.survival.loss == "cox" and study.strategy.name == "FedBN":
-        text = "given FedBN; must be another with task.survival.loss: cox, whose baseline hazard is of all sites"
-        found.append(("strategy.name", text))
     return found
 
 

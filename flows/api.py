@@ -82,20 +82,30 @@ def simulate(
         return run_training(loaded, study_folder=folder, options=options, watcher=watcher)
 
 
-def predict(model: str, files: Sequence[str | Path], *, home: str | Path | None = None, site: str = "") -> Scored:
+def predict(
+    model: str,
+    files: Sequence[str | Path],
+    *,
+    home: str | Path | None = None,
+    site: str = "",
+    hospital: str | Path | None = None,
+) -> Scored:
     """Score DICOM, NIfTI, PNG or JPEG files with a registered version.
 
     Args:
         model: For example ``models:/pneumonia@champion`` or ``models:/pneumonia/7``.
         files: The files, in the order of the scores.
         home: Where the version was recorded.
-        site: Score as this site's own model, for a strategy with personal layers (FedBN).
+        site: Score as this site's own model, for a strategy with personal layers (FedBN, FedPer).
+        hospital: In its place the folder of a hospital, on its own machine.
 
     Raises:
         WardRoundError: With one message, if a file cannot be read or there is no such version.
     """
     folder = home_folder(Path(home) if home is not None else None)
-    return predict_files(model, [Path(file) for file in files], home=folder, site=site)
+    return predict_files(
+        model, [Path(file) for file in files], home=folder, site=site, hospital=Path(hospital) if hospital else None
+    )
 
 
 def schema() -> dict[str, Any]:

@@ -116,7 +116,7 @@ def simulate(
     rounds: Rounds = None,
     strategy: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="FedAvg, FedProx, FedBN, FedAvgM, FedAdagrad, FedAdam or FedYogi."),
+        typer.Option(metavar="NAME", help="FedAvg, FedProx, FedBN, FedPer, FedAvgM, FedAdagrad, FedAdam or FedYogi."),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.", metavar="N")] = None,
     compare: Annotated[
@@ -224,15 +224,21 @@ def predict(
     ] = None,
     site: Annotated[
         str,
-        typer.Option(metavar="NAME", help="Score as this site's own model (FedBN): with the layers it kept here."),
+        typer.Option(metavar="NAME", help="Score as this site's own model (FedBN, FedPer): with the layers it kept."),
     ] = "",
+    hospital: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The same at a hospital: its own folder, where its layers are."),
+    ] = None,
     home: Home = None,
 ) -> None:
     """Score new files with a registered version and the preprocessing registered with it."""
     from flows.prediction import predict_files, print_scores
 
     console = _console()
-    print_scores(console, predict_files(model, files, home=homes.home_folder(home), site=site), output)
+    print_scores(
+        console, predict_files(model, files, home=homes.home_folder(home), site=site, hospital=hospital), output
+    )
 
 
 @journal_app.command("show", epilog=examples("wardround journal show pneumonia --full"))

@@ -60,7 +60,9 @@ class Scored:
     files: list[FileScore]
 
 
-def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = "") -> Scored:
+def predict_files(
+    model: str, files: Sequence[Path], *, home: Path, site: str = "", hospital: Path | None = None
+) -> Scored:
     """Score files.
 
     Args:
@@ -68,22 +70,24 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
         files: DICOM, NIfTI, PNG or JPEG files; folders of one DICOM series. Of a tabular study: CSV or Parquet files
             with the study's columns.
         home: Folder of everything recorded; not used for the version if ``MLFLOW_TRACKING_URI`` is set.
-        site: Score as this site's own model: with the layers that a personal strategy (FedBN) left at it,
-            as they were when the version was judged. They are found on the machine of the site only.
+        site: Score as this site's own model: with the layers that a personal strategy (FedBN, FedPer) left at it,
+            as they were when the version was judged: a site of a simulation or of ``wardround up`` under `home`.
+        hospital: In its place the folder of a hospital, on its own machine.
 
     Returns:
-        The scores. Without `site` they are those of ``mlflow.pyfunc.load_model(model).predict(images)`` for
-        float32 images ``[N, C, *spatial_size]`` as read from the files (DICOM after its rescale slope and
-        with white for bright, volumes turned to posterior, left, superior) and resampled to the study's
-        size (averaged where it shrinks, linear where it grows), before any normalisation of intensities:
-        the registered program does that itself.
+        The scores. Without `site` and `hospital` they are those of
+        ``mlflow.pyfunc.load_model(model).predict(images)`` for float32 images ``[N, C, *spatial_size]`` as read from
+        the files (DICOM after its rescale slope and with white for bright, volumes turned to posterior, left,
+        superior) and resampled to the study's size (averaged where it shrinks, linear where it grows), before any
+        normalisation of intensities: the registered program does that itself.
 
     Raises:
-        DataError: If a file is missing or cannot be read as the study's images are, or nothing of `site`
-            is kept here.
+        DataError: If a file is missing or cannot be read as the study's images are, or nothing of `site` or
+            `hospital` is kept here.
         ServiceError: If there is no such version.
         StorageError: If the version's files are not what was registered.
-        StudyError: If `model` is no version's address, or its strategy leaves nothing at the sites.
+        StudyError: If `model` is no version's address, its strategy leaves nothing at the sites, or both `site` and
+            `hospital` are given.
     """
     missing = [str(file) for file in files if not file.exists()]
     if missing:
@@ -91,6 +95,7 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
     # Torch, MLflow and the study's readers: only once there is something to score.
     import torch
 
+    from components.tracking.package import personal_warning
     from components.training.exchanged_entries import load_entries
     from flows.build import build_module
     from models.survival import SurvivalModel
@@ -100,7 +105,8 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
     version = _load(model, home)
     study = version.study
     module = build_module(study).eval()
-    load_entries(module, {**version.weights, **(_personal(version, home, site) if site else {})})
+    own = _personal(version, _kept_at(version, home, site, hospital)) if site or hospital else {}
+    load_entries(module, {**version.weights, **own})
     names, items = _read_items(study, files)
     with torch.inference_mode():
         if isinstance(module, TreatmentModel | SurvivalTreatmentModel):
@@ -114,8 +120,8 @@ def predict_files(model: str, files: Sequence[Path], *, home: Path, site: str = 
         FileScore(file, dict(zip(outputs, row, strict=True)), _decision(row, study))
         for file, row in zip(names, probabilities, strict=True)
     ]
-    name = version.version.uri + (f" at {site}" if site else "")
-    warnings = ["" if site else _warning(study.strategy.name), *benefit_warnings(study)]
+    name = version.version.uri + (f" at {site or hospital}" if own else "")
+    warnings = ["" if own else personal_warning(study), *benefit_warnings(study)]
     return Scored(name, " ".join(text for text in warnings if text), scored)
 
 
@@ -161,25 +167,49 @@ def _load(model: str, home: Path) -> ScoringModel:
         raise StudyError(str(error)) from None
 
 
-def _personal(version: ScoringModel, home: Path, site: str) -> Weights:
+@dataclass(frozen=True)
+class _Kept:
+    """Where a site's own layers are, what it was called, and who else has some there."""
+
+    folder: Path
+    called: str
+    others: list[str]
+
+
+def _kept_at(version: ScoringModel, home: Path, site: str, hospital: Path | None) -> _Kept:
+    """Return where a site has what it kept of its own.
+
+    Raises:
+        StudyError: If both a site and a hospital's folder are given.
+    """
+    study, training = version.study.study, str(version.lineage["training"])
+    if hospital is not None:
+        if site:
+            raise StudyError("give --site, a site's name, or --hospital, a hospital's folder, not both")
+        return _Kept(hospital / "studies" / study, f"--hospital {hospital}", [])
+    found = {path.parents[1].name: path.parents[1] for path in (home / "sites" / study).glob(f"*/personal/{training}")}
+    served = (home / "federation" / "hospitals").glob(f"*/studies/{study}/personal/{training}")
+    found |= {path.parents[3].name: path.parents[1] for path in served}
+    return _Kept(found.get(site, home / "sites" / study / "nobody"), f"--site {site}", sorted(found))
+
+
+def _personal(version: ScoringModel, kept: _Kept) -> Weights:
     """Return what a site kept of its own when the version was judged."""
     from components.strategies.table import STRATEGIES
     from components.training.personal import load_personal
 
-    study, training = version.study, str(version.lineage["training"])
-    if STRATEGIES[study.strategy.name].personal == "none":
+    strategy, training = version.study.strategy.name, str(version.lineage["training"])
+    if STRATEGIES[strategy].personal == "none":
         raise StudyError(
-            f"--site {site}: {version.version.uri} was trained with {study.strategy.name}, which leaves nothing at the "
-            "sites: its scores are the same at each, so leave --site out"
+            f"{kept.called}: {version.version.uri} was trained with {strategy}, which leaves nothing at the "
+            "sites: its scores are the same at each, so leave it out"
         )
-    folder = home / "sites" / study.study
-    known = sorted(path.parent.parent.name for path in folder.glob(f"*/personal/{training}"))
-    own = load_personal(folder / site, training, int(version.lineage["round"]) + 1) if site in known else {}
+    own = load_personal(kept.folder, training, int(version.lineage["round"]) + 1)
     if not own:
-        there = f"there are layers of {', '.join(known)}" if known else "there are none of any site"
+        there = f"there are layers of {', '.join(kept.others)}" if kept.others else "there are none"
         raise DataError(
-            f"--site {site}: no layers that it kept in round {version.lineage['round']} of {training} in {folder}: "
-            f"{there}; they never leave the machine of their site"
+            f"{kept.called}: no layers that it kept in round {version.lineage['round']} of {training}: {there}; they "
+            "never leave the machine of their site"
         )
     return own
 
@@ -248,12 +278,3 @@ def _as_csv(scored: Scored, names: Sequence[str]) -> str:
     for item in scored.files:
         writer.writerow([item.file, *(item.scores[name] for name in names), item.decision, scored.version])
     return text.getvalue()
-
-
-def _warning(strategy: str) -> str:
-    if strategy != "FedBN":
-        return ""
-    return (
-        "This version was trained with FedBN: each site keeps its own normalisation layers, and this file has "
-        "only their first values: its scores mean little. At a site it was trained at, add --site NAME."
-    )

@@ -133,7 +133,7 @@ class Session:
     @property
     def left_out(self) -> list[str]:
         """Entries that never leave the sites."""
-        return self.ledger.initial.normalisation if self.strategy.personal == "normalisation" else []
+        return self.ledger.initial.personal(self.strategy.personal)
 
     @property
     def metric(self) -> str:

@@ -17,6 +17,13 @@ Imbalance = Literal["none", "weighted_loss", "balanced_sampling", "focal"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 
 Built = TypeVar("Built")
+Layer = TypeVar("Layer", bound=nn.Module)
+
+
+def output_layer(layer: Layer) -> Layer:
+    """Let a layer say that it is the last of its network: what a federation may leave at each site."""
+    layer.is_output_layer = True  # type: ignore[assignment]
+    return layer
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.base import output_layer
 from models.cnn import CNN
 from models.network_arguments import (
     DENSENETS,
@@ -193,6 +194,7 @@ def build_network(
         raise ValueError(f"a network needs 2 or 3 spatial dimensions and a size for each, given {list(spatial_size)}")
     shape = Shape(spatial_dims, in_channels, out_channels, tuple(spatial_size))
     network = NETWORKS[name](chosen, shape)
+    output_layer([layer for layer in network.modules() if isinstance(layer, nn.Linear)][-1])
     _check_passage(name, network, shape)
     return network
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from models.base import Objective, OptimizerSettings, seeded
+from models.base import Objective, OptimizerSettings, output_layer, seeded
 from models.classification import Classifier
 from models.elastic_net import lowest_point
 from models.network_arguments import LogisticRegressionArguments, MLPArguments, check_arguments
@@ -295,4 +295,4 @@ def build_perceptron(architecture: TableArchitecture, inputs: int, outputs: int)
         layers.append(nn.Linear(before, width))
         layers += [nn.BatchNorm1d(width)] if chosen.norm == "batch" else []
         layers += [nn.ReLU(), nn.Dropout(chosen.dropout)]
-    return nn.Sequential(*layers, nn.Linear(chosen.widths[-1], outputs))
+    return nn.Sequential(*layers, output_layer(nn.Linear(chosen.widths[-1], outputs)))

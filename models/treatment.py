@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - torch's own name for it
 
-from models.base import Objective, OptimizerSettings, seeded
+from models.base import Objective, OptimizerSettings, output_layer, seeded
 from models.classification import Batch, Classifier
 from models.network_arguments import LinearArguments, LogisticRegressionArguments, MLPArguments, check_arguments
 from models.tabular import TableArchitecture, TableInput
@@ -107,7 +107,8 @@ class Stack(nn.Module):
                 layers += [StackedNorm(count * width)] if chosen.norm == "batch" else []
                 layers += [nn.ReLU(), nn.Dropout(chosen.dropout)]
             inputs = chosen.widths[-1]
-        self.layers = nn.Sequential(*layers, StackedLinear(count, inputs, outputs, zeros=linear))
+        last = output_layer(StackedLinear(count, inputs, outputs, zeros=linear))
+        self.layers = nn.Sequential(*layers, last)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return [G, N, K] of inputs [N, D], the same for all of them."""

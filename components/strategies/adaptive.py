@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from components.rounds import ServerState, Update
-from components.strategies.base import Instructions, Weighting, first_state, weighted_mean
+from components.strategies.base import Instructions, Personal, Weighting, first_state, weighted_mean
 from components.strategies.hyperparameters import require_decay, require_positive, require_weighting
 from components.strategies.server_step import server_step, slot_like
 
@@ -56,7 +56,7 @@ class FedAdagrad:
     """
 
     needs: ClassVar[Literal["sum", "each"]] = "sum"
-    personal: ClassVar[Literal["none", "normalisation"]] = "none"
+    personal: ClassVar[Personal] = "none"
 
     server_learning_rate: float = 0.01
     momentum_decay: float = 0.0
@@ -109,7 +109,7 @@ class FedAdam:
     """
 
     needs: ClassVar[Literal["sum", "each"]] = "sum"
-    personal: ClassVar[Literal["none", "normalisation"]] = "none"
+    personal: ClassVar[Personal] = "none"
 
     server_learning_rate: float = 0.01
     momentum_decay: float = 0.9
@@ -167,7 +167,7 @@ class FedYogi:
     """
 
     needs: ClassVar[Literal["sum", "each"]] = "sum"
-    personal: ClassVar[Literal["none", "normalisation"]] = "none"
+    personal: ClassVar[Personal] = "none"
 
     server_learning_rate: float = 0.01
     momentum_decay: float = 0.9

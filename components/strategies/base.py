@@ -11,6 +11,7 @@ from components.rounds import ServerState, Update
 from components.weights import WeightedMean, Weights
 
 Weighting = Literal["samples", "uniform"]
+Personal = Literal["none", "normalisation", "output"]
 Instructions = dict[str, float | str | bool]
 
 
@@ -23,11 +24,12 @@ class Strategy(Protocol):
 
     Attributes:
         needs: ``sum`` if the weighted sum of the updates is enough, ``each`` if every update must be seen.
-        personal: Which entries stay at the sites: ``none`` or ``normalisation``.
+        personal: Which entries stay at the sites: ``none``, those of ``normalisation`` layers, or those of the
+            ``output`` layers.
     """
 
     needs: ClassVar[Literal["sum", "each"]]
-    personal: ClassVar[Literal["none", "normalisation"]]
+    personal: ClassVar[Personal]
 
     def init(self, weights: Mapping[str, Tensor], statistics: frozenset[str] = frozenset()) -> ServerState:
         """Return the state before the first round.

@@ -11,6 +11,7 @@ from torch import Tensor
 from components.rounds import ServerState, Update
 from components.strategies.base import (
     Instructions,
+    Personal,
     Weighting,
     averaged_weights,
     first_state,
@@ -48,7 +49,7 @@ class FedAvg:
     """
 
     needs: ClassVar[Literal["sum", "each"]] = "sum"
-    personal: ClassVar[Literal["none", "normalisation"]] = "none"
+    personal: ClassVar[Personal] = "none"
 
     weighting: Weighting = "samples"
 

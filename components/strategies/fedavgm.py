@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from torch import Tensor
 
 from components.rounds import ServerState, Update
-from components.strategies.base import Instructions, Weighting, first_state, weighted_mean
+from components.strategies.base import Instructions, Personal, Weighting, first_state, weighted_mean
 from components.strategies.hyperparameters import require_decay, require_positive, require_weighting
 from components.strategies.server_step import server_step, slot_like
 
@@ -47,7 +47,7 @@ class FedAvgM:
     """
 
     needs: ClassVar[Literal["sum", "each"]] = "sum"
-    personal: ClassVar[Literal["none", "normalisation"]] = "none"
+    personal: ClassVar[Personal] = "none"
 
     server_learning_rate: float = 1.0
     momentum: float = 0.9

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.rounds import ServerState, Update
-from components.strategies.base import Instructions, Weighting, averaged_weights, first_state, weighted_mean
+from components.strategies.base import Instructions, Personal, Weighting, averaged_weights, first_state, weighted_mean
 from components.strategies.hyperparameters import require_weighting
 
 
@@ -45,7 +45,7 @@ class FedBN:
     """
 
     needs: ClassVar[Literal["sum", "each"]] = "sum"
-    personal: ClassVar[Literal["none", "normalisation"]] = "normalisation"
+    personal: ClassVar[Personal] = "normalisation"
 
     weighting: Weighting = "samples"
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from components.rounds import ServerState, Update
 from components.strategies.base import (
     Instructions,
+    Personal,
     Weighting,
     averaged_weights,
     first_state,
@@ -51,7 +52,7 @@ class FedProx:
     """
 
     needs: ClassVar[Literal["sum", "each"]] = "sum"
-    personal: ClassVar[Literal["none", "normalisation"]] = "none"
+    personal: ClassVar[Personal] = "none"
 
     proximal_weight: float = 0.01
     weighting: Weighting = "samples"

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from components.rounds import ServerState, Update
-from components.strategies.base import Instructions, added, first_state
+from components.strategies.base import Instructions, Personal, added, first_state
 from components.strategies.hyperparameters import require_not_negative, require_positive
 from components.weights import Weights
 
@@ -69,7 +69,7 @@ class HistogramBoosting:
     """
 
     needs: ClassVar[Literal["sum", "each"]] = "sum"
-    personal: ClassVar[Literal["none", "normalisation"]] = "none"
+    personal: ClassVar[Personal] = "none"
 
     learning_rate: float = 0.1
     l2: float = 1.0

@@ -7,6 +7,7 @@ from components.strategies.base import Strategy
 from components.strategies.fedavg import FedAvg
 from components.strategies.fedavgm import FedAvgM
 from components.strategies.fedbn import FedBN
+from components.strategies.fedper import FedPer
 from components.strategies.fedprox import FedProx
 from components.strategies.histogram_boosting import HistogramBoosting
 
@@ -14,6 +15,7 @@ STRATEGIES: dict[str, type[Strategy]] = {
     "FedAvg": FedAvg,
     "FedProx": FedProx,
     "FedBN": FedBN,
+    "FedPer": FedPer,
     "FedAvgM": FedAvgM,
     "FedAdagrad": FedAdagrad,
     "FedAdam": FedAdam,

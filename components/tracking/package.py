@@ -44,6 +44,7 @@ from components.data.records import encoded_features
 from components.errors import StorageError
 from components.evaluation.benefit import BENEFIT, benefit_warnings
 from components.rounds import ServerState
+from components.strategies.table import STRATEGIES
 from components.study import Records, Study, item_shape
 from components.tracking.archive import archive_slots, replace_weights
 from components.weights import buffer, describe, header, layout
@@ -333,8 +334,21 @@ def _write_table_model(folder: Path, study: Study, records: Records) -> None:
 
 def _warning_of(study: Study) -> dict[str, str]:
     """Return what a user must know of every number of this study's models; nothing where there is nothing."""
-    said = " ".join(benefit_warnings(study))
+    said = " ".join(text for text in (personal_warning(study), *benefit_warnings(study)) if text)
     return {"warning": said} if said else {}
+
+
+def personal_warning(study: Study) -> str:
+    """Say that a version lacks what its strategy leaves at the sites; empty where it leaves nothing."""
+    personal = STRATEGIES[study.strategy.name].personal
+    if personal == "none":
+        return ""
+    meaning = "little" if personal == "normalisation" else "nothing"
+    return (
+        f"This version was trained with {study.strategy.name}: each site keeps its own {personal} layers, and this "
+        f"file has only their first values: its scores mean {meaning}. At a site it was trained at, wardround predict "
+        "--site NAME scores as the site's own."
+    )
 
 
 def _write_json(file: Path, content: object) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -34,11 +34,24 @@ class ExchangedEntries:
             buffer or frozen parameter. Averaged, never given to an optimiser; the mean of a constant is
             that constant.
         normalisation: Those of both that belong to a normalisation layer: what FedBN keeps at a site.
+        output: Those of the output layers, which say so by `is_output_layer`: what FedPer keeps.
     """
 
     parameters: tuple[str, ...]
     statistics: tuple[str, ...]
     normalisation: tuple[str, ...]
+    output: tuple[str, ...]
+
+    def personal(self, kind: str) -> tuple[str, ...]:
+        """Return those that stay at a site, by a strategy's ``personal``.
+
+        Raises:
+            RefusedError: If there is no such kind.
+        """
+        kinds = {"none": (), "normalisation": self.normalisation, "output": self.output}
+        if kind not in kinds:
+            raise RefusedError(f"personal entries are one of {', '.join(kinds)}, asked for {kind[:40]!r}")
+        return kinds[kind]
 
     @property
     def all(self) -> tuple[str, ...]:
@@ -60,12 +73,14 @@ def exchanged_entries(module: nn.Module) -> ExchangedEntries:
         The names; `parameters` and `statistics` have no name in common.
     """
     tensors = _distinct_tensors(module)
-    normalisation = _tensors_of_normalisation(module)
+    normalisation = _tensors_of(layer for layer in module.modules() if isinstance(layer, NORMALISATION_LAYERS))
+    output = _tensors_of(layer for layer in module.modules() if getattr(layer, "is_output_layer", False))
     trained = {name for name, tensor in tensors.items() if isinstance(tensor, nn.Parameter) and tensor.requires_grad}
     return ExchangedEntries(
         parameters=tuple(name for name in tensors if name in trained),
         statistics=tuple(name for name in tensors if name not in trained),
         normalisation=tuple(name for name, tensor in tensors.items() if id(tensor) in normalisation),
+        output=tuple(name for name, tensor in tensors.items() if id(tensor) in output),
     )
 
 
@@ -126,7 +141,6 @@ def _distinct_tensors(module: nn.Module) -> dict[str, Tensor]:
     return distinct
 
 
-def _tensors_of_normalisation(module: nn.Module) -> set[int]:
-    """Return the identities of all tensors that normalisation layers own."""
-    layers = [layer for layer in module.modules() if isinstance(layer, NORMALISATION_LAYERS)]
+def _tensors_of(layers: Iterable[nn.Module]) -> set[int]:
+    """Return the identities of all tensors that layers own."""
     return {id(tensor) for layer in layers for tensor in layer.state_dict(keep_vars=True).values()}

@@ -77,6 +77,16 @@ def test_wrong_hyperparameters_name_field_and_what_is_allowed(
         ({"rounds": {"mode": "async", "buffer": 101}}, "rounds.buffer", "given 101; must be at most the number of"),
         ({"rounds": {"mode": "async"}, "strategy": {"name": "FedBN"}}, "strategy.name", "given FedBN; must be one of"),
         (
+            {"rounds": {"mode": "async"}, "strategy": {"name": "FedPer"}},
+            "strategy.name",
+            "given FedPer; must be one of",
+        ),
+        (
+            {"strategy": {"name": "FedPer"}, "evaluate": {"external": "leave_one_site_out"}},
+            "evaluate.external",
+            "who is left out has no output layer of its own",
+        ),
+        (
             {"rounds": {"mode": "async"}, "evaluate": {"champion": "full_roster"}},
             "evaluate.champion",
             "must be any with rounds.mode: async",

@@ -157,6 +157,9 @@ def test_where_everybody_is_censored_early_nothing_is_told_of_benefits_and_a_war
         ({"task": {"classes": ["a", "b", "c"], "kind": "multiclass", "treatment": {}}},
          "given multiclass; must be binary or survival with task.treatment"),
         (survival_changes() | {"strategy": {"name": "FedBN"}}, "whose baseline hazard is of all sites"),
+        (survival_changes() | {"strategy": {"name": "FedPer"}}, "whose baseline hazard is of all sites"),
+        ({"strategy": {"name": "FedPer"}, "network": {"name": "LogisticRegression"}},
+         "given LogisticRegression; must be MLP or a network for images with FedPer"),
     ],
 )  # fmt: skip
 def test_a_study_that_cannot_be_is_refused_with_its_field(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

@@ -47,6 +47,15 @@ def test_every_network_gives_logits_and_trains(name: str, size: tuple[int, ...])
     assert all("norm_cross_attn" in name for name in unused)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_layer_that_says_it_is_the_output_is_the_one_the_logits_come_from(name: str) -> None:
+    network = build(name).eval()
+    (last,) = [layer for layer in network.modules() if getattr(layer, "is_output_layer", False)]
+    for parameter in last.parameters():
+        nn.init.zeros_(parameter)
+    assert not network(torch.rand(2, 2, 16, 16)).any()
+
+
 def test_default_cnn_is_small_and_has_normalisation() -> None:
     for size, expected in [((28, 28), 23_473), ((16, 16, 16), 69_841)]:
         network = build("CNN", size=size, outputs=1, channels=1)

@@ -68,6 +68,11 @@ def test_a_network_for_images_is_refused_for_a_table() -> None:
         model("CNN")
 
 
+def test_a_perceptrons_last_layer_says_that_it_is_the_output() -> None:
+    layers = [layer for layer in model("MLP").network if getattr(layer, "is_output_layer", False)]
+    assert [layer.out_features for layer in layers] == [1]
+
+
 def test_batch_normalisation_is_there_where_it_is_asked_for() -> None:
     kinds = [type(layer).__name__ for layer in model("MLP", widths=[8], norm="batch").network]  # type: ignore[arg-type]
     assert kinds == ["Linear", "BatchNorm1d", "ReLU", "Dropout", "Linear"]

@@ -174,6 +174,18 @@ def test_batch_normalisation_is_the_stacked_networks_own() -> None:
     assert torch.isfinite(module.eval().recommend(trial()[0])).all()
 
 
+def test_the_layers_that_say_they_are_output_layers_are_those_that_outcomes_and_effects_come_from() -> None:
+    network = model("x", "MLP").network
+    for layer in network.modules():
+        if getattr(layer, "is_output_layer", False):
+            for parameter in layer.parameters():
+                torch.nn.init.zeros_(parameter)
+    inputs = torch.rand(5, network.outcome.layers[0].weight.shape[1])
+    assert not network.outcomes(inputs).any()
+    assert not network.effects(inputs).any()
+    assert network.outcome.layers[0].weight.any()
+
+
 def test_what_cannot_be_a_treatment_model_is_refused() -> None:
     with pytest.raises(ValueError, match="CNN takes images"):
         model(name="CNN", arguments={"widths": [8]})

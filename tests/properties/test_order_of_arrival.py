@@ -17,7 +17,7 @@ from components.weights import WeightedMean, Weights, digest
 from tests.references.tiny_study import tiny_study
 
 SITES = ["east", "north", "north-2", "south", "west"]
-STRATEGIES = ["FedAvg", "FedProx", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedBN"]
+STRATEGIES = ["FedAvg", "FedProx", "FedAvgM", "FedAdagrad", "FedAdam", "FedYogi", "FedBN", "FedPer"]
 
 
 def some_weights(seed: int) -> Weights:

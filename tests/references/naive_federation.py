@@ -37,17 +37,19 @@ def federate(
     norm = {
         f"{m}.{k}" for m, layer in network.named_modules() for k in layer.state_dict() if "Norm" in str(type(layer))
     }
-    norm_at: dict[str, dict[str, Tensor]] = {site: {} for site in sites}
+    linear = [name for name, layer in network.named_modules() if isinstance(layer, nn.Linear)]
+    last = {f"{linear[-1]}.weight", f"{linear[-1]}.bias"}
+    own = {"FedBN": norm, "FedPer": last}.get(strategy, set())
+    own_at: dict[str, dict[str, Tensor]] = {site: {} for site in sites}
     m = {name: torch.zeros_like(value) for name, value in x.items()}
     v = {name: torch.full_like(value, how.get("tau", 0.0) ** 2) for name, value in x.items()}
     for number in range(1, rounds + 1):
         total, mean = 0, {name: torch.zeros_like(value, dtype=torch.float64) for name, value in x.items()}
         for name, site in sorted(sites.items()):
             local = deepcopy(network)
-            local.load_state_dict({**x, **norm_at[name]}, strict=False)
+            local.load_state_dict({**x, **own_at[name]}, strict=False)
             trained = train_locally(local, site, number, lr=lr, momentum=momentum, mu=how.get("mu", 0.0))
-            if strategy == "FedBN":
-                norm_at[name] = {entry: trained[entry].clone() for entry in norm & trained.keys()}
+            own_at[name] = {entry: trained[entry].clone() for entry in own & trained.keys()}
             total += len(site[1])
             mean = {entry: value + len(site[1]) * trained[entry].double() for entry, value in mean.items()}
         for entry, value in mean.items():
@@ -56,6 +58,6 @@ def federate(
                 m[entry] = (how["beta_1"] * m[entry].double() + (1 - how["beta_1"]) * delta).float()
                 v[entry] = (how["beta_2"] * v[entry].double() + (1 - how["beta_2"]) * delta**2).float()
                 x[entry] = (x[entry] + how["eta"] * m[entry].double() / (v[entry].double().sqrt() + how["tau"])).float()
-            elif not (strategy == "FedBN" and entry in norm):
+            elif entry not in own:
                 x[entry] = (value / total).float()
-    return x, norm_at
+    return x, own_at

@@ -34,9 +34,9 @@ def test_every_strategy_is_a_frozen_strategy(strategy: Strategy) -> None:
         setattr(strategy, fields(strategy)[0].name, 1)
 
 
-def test_only_fedbn_keeps_entries_at_the_sites() -> None:
-    personal = {name for name, cls in STRATEGIES.items() if cls.personal != "none"}
-    assert personal == {"FedBN"}
+def test_only_personal_strategies_keep_entries_at_the_sites() -> None:
+    personal = {name: cls.personal for name, cls in STRATEGIES.items() if cls.personal != "none"}
+    assert personal == {"FedBN": "normalisation", "FedPer": "output"}
 
 
 def test_no_update_is_refused(strategy: Strategy) -> None:

@@ -21,6 +21,7 @@ class Misnamed(nn.Module):
         self.tied = nn.Linear(2, 2, bias=False)
         self.tied_too = nn.Linear(2, 2, bias=False)
         self.tied_too.weight = self.tied.weight
+        self.tied_too.is_output_layer = True
         self.register_buffer("scale", torch.ones(3))
         self.register_buffer("counts", torch.ones(3), persistent=False)
 
@@ -36,7 +37,16 @@ def test_entries_are_found_by_type() -> None:
     assert set(entries.normalisation) == {
         "plain.weight", "plain.bias", "plain.running_mean", "plain.running_var", "group.weight", "group.bias",
     }  # fmt: skip
+    assert entries.output == ("tied.weight",)
     assert len(entries.all) == 12
+
+
+def test_what_stays_at_a_site_goes_by_the_strategys_word() -> None:
+    entries = exchanged_entries(Misnamed())
+    assert (entries.personal("none"), entries.personal("output")) == ((), entries.output)
+    assert entries.personal("normalisation") == entries.normalisation
+    with pytest.raises(RefusedError, match="one of none, normalisation, output, asked for 'heads'"):
+        entries.personal("heads")
 
 
 @pytest.mark.parametrize(
