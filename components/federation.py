@@ -15,8 +15,9 @@ from components.assemble import quorum_of
 from components.checks import expected_entries, verify_answer, verify_update
 from components.dispatch import InitialModel
 from components.errors import RefusedError
-from components.evaluation.benefit import benefit_unit, check_treatment
-from components.evaluation.benefit_metrics import benefit_metrics
+from components.evaluation.benefit import benefit_unit
+from components.evaluation.benefit_checks import check_treatment
+from components.evaluation.benefit_metrics import benefit_metrics, untold_benefits
 from components.evaluation.histograms import add_sums, check_sums
 from components.evaluation.intervals import Undefined
 from components.evaluation.metrics import Estimate, class_kind, estimate_metrics, undefined_metrics
@@ -280,9 +281,13 @@ def undefined_of(study: Study, sums: ScoreSums) -> dict[str, str]:
     task = study.task
     if task.survival is not None:
         outcomes = survival_outcomes(sums, task.survival)
-        return {name: found.reason for name, found in outcomes.items() if isinstance(found, Undefined)}
-    kind = class_kind(task)
-    return dict(undefined_metrics(sums, kind=kind, threshold=task.threshold, classes=task.classes).items())
+        reasons: dict[str, str] = {
+            name: found.reason for name, found in outcomes.items() if isinstance(found, Undefined)
+        }
+    else:
+        kind = class_kind(task)
+        reasons = dict(undefined_metrics(sums, kind=kind, threshold=task.threshold, classes=task.classes).items())
+    return reasons | (untold_benefits(metrics_of(study, sums)) if sums.treatment is not None else {})
 
 
 def check_evaluation(study: Study, sums: ScoreSums, most_items: int | None) -> None:

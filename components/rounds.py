@@ -234,10 +234,33 @@ class ArmSums(Record):
     overlap: list[Annotated[int, Field(ge=0)]]
 
 
+class BenefitMoments(Record):
+    r"""Sums over all patients of one arm, of products of weight w, predicted benefit b and outcome y.
+
+    Attributes:
+        once: :math:`\sum w b^i y^j`, for i, j as `components.evaluation.benefit.ONCE` has them.
+        twice: :math:`\sum w^2 b^i y^j`, for i, j as `components.evaluation.benefit.TWICE` has them.
+    """
+
+    once: Annotated[list[float], Field(min_length=5, max_length=5)]
+    twice: Annotated[list[float], Field(min_length=12, max_length=12)]
+
+
 class TreatmentSums(Record):
-    """What a site tells of the benefits that a model predicts: both arms', the first's first."""
+    """What a site tells of the benefits that a model predicts; of each pair of arms the first is first.
+
+    Attributes:
+        arms: Both arms in groups by predicted benefit, of a site that can tell of more than one group.
+        whole: Both arms in one group each, of a site that cannot: its patients count, and are not ranked.
+        advice: One group each: those who were given the other arm than is recommended, and those who were given that
+            one. None where either are too few.
+        moments: Both arms'. None where an arm has fewer patients than these are numbers.
+    """
 
     arms: Annotated[list[ArmSums], Field(min_length=2, max_length=2)]
+    whole: Annotated[list[ArmSums], Field(min_length=2, max_length=2)]
+    advice: Annotated[list[ArmSums], Field(min_length=2, max_length=2)] | None = None
+    moments: Annotated[list[BenefitMoments], Field(min_length=2, max_length=2)] | None = None
 
 
 class ScoreSums(Record, LaterFields):

@@ -9,10 +9,13 @@ the second arm. Of survival the outcome is the time until the event or the horiz
 censored, besides (inverse probability of censoring weighting).
 
 Under disclosure control neighbouring bins are joined until a group has enough patients of both arms, and of either arm
-those with and without the wanted outcome are none or enough; it stands at the bin of its mean benefit. So the sums of
-an arm are exact, and where on the scale its patients lie is known to a group. Those whom the model advises for and
-against the second arm are not joined, unless the ones or the others are too few by themselves. A site where an arm has
-too few altogether tells nothing.
+those with and without the wanted outcome are none or enough; it stands at the bin of its mean benefit. Those whom the
+model advises for and against the second arm are not joined, unless the ones or the others are too few by themselves.
+So the sums of an arm are exact, and where on the scale its patients lie is known to a group: the ranking of a site with
+few patients is coarse, and one that is left with a single group has none. What does not need the groups is told
+without them, from far fewer patients: the sums of those who were given what is recommended and of those who were not;
+and by arm the moments of weight, benefit and outcome, from which the slope of the benefit follows exactly, of arms with
+more patients than there are moments. A site where an arm has too few altogether tells nothing.
 """
 
 from __future__ import annotations
@@ -20,13 +23,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from components.errors import RefusedError
-from components.rounds import ArmSums, TreatmentSums
+from components.rounds import ArmSums, BenefitMoments, TreatmentSums
 from components.study import Study
 
 Floats = NDArray[np.float64]
@@ -37,7 +39,10 @@ BENEFIT = ("benefit", "benefit low", "benefit high")  # a recommendation's colum
 OVERLAP_BINS = 20
 HEAVIEST = 10.0  # what not being censored weighs at the most: one over `survival_sums.RAREST`
 RAREST = 0.02  # a chance of the own arm below this counts as this: no patient stands for more than 50
-_FIELDS = ("benefits", "weights", "squares", "outcomes", "square_outcomes", "squared_outcomes")
+ONCE = ((0, 0), (1, 0), (2, 0), (0, 1), (1, 1))  # powers of benefit and outcome, in sums of weights
+TWICE = tuple((i, j) for j in range(3) for i in range(5 - j))  # the same, in sums of squared weights
+FIELDS = ("benefits", "weights", "squares", "outcomes", "square_outcomes", "squared_outcomes")
+NOBODY = ArmSums.model_validate({name: [] for name in ArmSums.model_fields})
 
 
 @dataclass(frozen=True)
@@ -86,13 +91,51 @@ def treatment_sums(found: Predicted, *, bins: int, smallest_cell: int) -> Treatm
     if len(np.unique(found.arm)) < 2 or not _may_be_told(found, everybody, smallest_cell):
         return None
     places = _places(found.benefit, bins := benefit_bins(bins))
-    sides = [np.flatnonzero(places < bins // 2), np.flatnonzero(places >= bins // 2)]
-    if any(len(side) and not _may_be_told(found, side, smallest_cell) for side in sides):
-        sides = [everybody]
-    groups = [group for side in sides for group in _joined(side, places, found, smallest_cell)]
-    groups = [group for group in groups if len(group)]
+    groups = _groups(places, found, bins // 2, smallest_cell)
+    ranked = len(groups) > 1 or len(np.unique(places)) == 1
     at = [_mean_place(places[group], found.benefit[group], bins) for group in groups]
-    return TreatmentSums(arms=[_arm_sums(found, arm, groups, at, smallest_cell) for arm in (False, True)])
+    both = (False, True)
+    told = [_arm_sums(found, [group[found.arm[group] == arm] for group in groups], at) for arm in both]
+    given = found.given.astype(np.float64)
+    chances = [_chances(given[found.arm == arm], smallest_cell) for arm in both]
+    return TreatmentSums(
+        arms=[
+            (sums if ranked else NOBODY).model_copy(update={"overlap_bins": list(part), "overlap": list(part.values())})
+            for sums, part in zip(told, chances, strict=True)
+        ],
+        whole=[NOBODY, NOBODY] if ranked else told,
+        advice=_advice(places >= bins // 2, found, smallest_cell),
+        moments=_moments(found, smallest_cell),
+    )
+
+
+def _groups(places: Integers, found: Predicted, middle: int, smallest: int) -> list[Integers]:
+    """Return the patients in groups of neighbouring bins that may be told; not over the middle, if that can be."""
+    sides = [np.flatnonzero(places < middle), np.flatnonzero(places >= middle)]
+    if any(len(side) and not _may_be_told(found, side, smallest) for side in sides):
+        sides = [np.arange(len(places))]
+    return [group for side in sides for group in _joined(side, places, found, smallest) if len(group)]
+
+
+def _advice(second: Booleans, found: Predicted, smallest: int) -> list[ArmSums] | None:
+    """Return the sums of those who were not given what is recommended and of those who were, if they may be told."""
+    sides = [np.flatnonzero(found.arm != second), np.flatnonzero(found.arm == second)]
+    if any(len(side) and not _enough(found, side, smallest) for side in sides):
+        return None
+    return [_arm_sums(found, [side], [0]) for side in sides]
+
+
+def _moments(found: Predicted, smallest: int) -> list[BenefitMoments] | None:
+    """Return both arms' moments, if neither has fewer patients than these are numbers."""
+    arms = [np.flatnonzero(found.arm == arm) for arm in (False, True)]
+    if smallest > 1 and min(map(len, arms)) < len(ONCE) + len(TWICE):
+        return None
+    weight, outcome, benefit = _weights(found), _outcomes(found), found.benefit.astype(np.float64)
+
+    def added(rows: Integers, power: int, chosen: Sequence[tuple[int, int]]) -> list[float]:
+        return [math.fsum(weight[rows] ** power * benefit[rows] ** i * outcome[rows] ** j) for i, j in chosen]
+
+    return [BenefitMoments(once=added(rows, 1, ONCE), twice=added(rows, 2, TWICE)) for rows in arms]
 
 
 def _places(benefit: Floats, bins: int) -> Integers:
@@ -125,38 +168,47 @@ def _joined(rows: Integers, places: Integers, found: Predicted, smallest: int) -
 
 
 def _may_be_told(found: Predicted, rows: Integers, smallest: int) -> bool:
-    """Whether of some patients none are too few to be told, and not none, by arm and outcome; both arms are there."""
-    if smallest == 1:
-        return True
-    arm, wanted = found.arm[rows], found.wanted[rows]
-    cells = [int(((arm == one) & (wanted == other)).sum()) for one in (False, True) for other in (False, True)]
-    enough = min(cells[0] + cells[1], cells[2] + cells[3]) >= smallest
-    return enough and not any(0 < count < smallest for count in cells)
+    """Whether of some patients enough are of either arm, and none are too few to be told, by arm and outcome."""
+    return smallest == 1 or all(_enough(found, rows[found.arm[rows] == arm], smallest) for arm in (False, True))
 
 
-def _arm_sums(found: Predicted, arm: bool, groups: Sequence[Integers], at: Sequence[int], smallest: int) -> ArmSums:
-    """Add up one arm's patients in each group; groups at one bin are added."""
+def _enough(found: Predicted, rows: Integers, smallest: int) -> bool:
+    """Whether these patients are enough, and those with the wanted outcome none or enough, and those without it."""
+    wanted = int(found.wanted[rows].sum())
+    return len(rows) >= smallest and not any(0 < count < smallest for count in (wanted, len(rows) - wanted))
+
+
+def _weights(found: Predicted) -> Floats:
+    """Return what each patient counts, [N]."""
     given = found.given.astype(np.float64)
-    weight = 1 / np.clip(given if arm else 1 - given, RAREST, 1.0)
-    weight = weight if found.factor is None else weight * found.factor
-    outcome = found.wanted.astype(np.float64) if found.outcome is None else found.outcome
-    benefit, square = found.benefit.astype(np.float64), weight**2
+    weight: Floats = 1 / np.clip(np.where(found.arm, given, 1 - given), RAREST, 1.0)
+    return weight if found.factor is None else weight * found.factor
+
+
+def _outcomes(found: Predicted) -> Floats:
+    """Return each patient's outcome, [N]."""
+    return found.wanted.astype(np.float64) if found.outcome is None else found.outcome.astype(np.float64)
+
+
+def _arm_sums(found: Predicted, groups: Sequence[Integers], at: Sequence[int]) -> ArmSums:
+    """Add up groups of patients; groups at one bin are added."""
+    weight, outcome, benefit = _weights(found), _outcomes(found), found.benefit.astype(np.float64)
+    square = weight**2
     values = (benefit, weight, square, weight * outcome, square * outcome, square * outcome**2)
     mine: dict[int, list[Integers]] = {}
     for place, group in zip(at, groups, strict=True):
-        mine.setdefault(place, []).append(group[found.arm[group] == arm])
+        mine.setdefault(place, []).append(group)
     rows = {place: np.concatenate(mine[place]) for place in sorted(mine)}
     rows = {place: chosen for place, chosen in rows.items() if len(chosen)}
-    chances = _chances(given[found.arm == arm], smallest)
     return ArmSums(
         bins=list(rows),
         patients=[len(chosen) for chosen in rows.values()],
         **{
             name: [math.fsum(part[chosen]) for chosen in rows.values()]
-            for name, part in zip(_FIELDS, values, strict=True)
+            for name, part in zip(FIELDS, values, strict=True)
         },
-        overlap_bins=list(chances),
-        overlap=list(chances.values()),
+        overlap_bins=[],
+        overlap=[],
     )
 
 
@@ -186,7 +238,22 @@ def add_treatment(sums: Sequence[TreatmentSums]) -> TreatmentSums | None:
     """Add the sums of several sites; None if there are none. Sums are rounded once, whatever the order."""
     if not sums:
         return None
-    return TreatmentSums(arms=[_add_arms([item.arms[arm] for item in sums]) for arm in (0, 1)])
+    advice = [item.advice for item in sums if item.advice is not None]
+    moments = [item.moments for item in sums if item.moments is not None]
+    return TreatmentSums(
+        arms=[_add_arms([item.arms[arm] for item in sums]) for arm in (0, 1)],
+        whole=[_add_arms([item.whole[arm] for item in sums]) for arm in (0, 1)],
+        advice=[_add_arms([item[side] for item in advice]) for side in (0, 1)] if advice else None,
+        moments=[_add_moments([item[arm] for item in moments]) for arm in (0, 1)] if moments else None,
+    )
+
+
+def _add_moments(parts: Sequence[BenefitMoments]) -> BenefitMoments:
+    """Add one arm's moments."""
+    return BenefitMoments(
+        once=[math.fsum(values) for values in zip(*(part.once for part in parts), strict=True)],
+        twice=[math.fsum(values) for values in zip(*(part.twice for part in parts), strict=True)],
+    )
 
 
 def _add_arms(arms: Sequence[ArmSums]) -> ArmSums:
@@ -203,58 +270,11 @@ def _add_arms(arms: Sequence[ArmSums]) -> ArmSums:
         patients=[sum(arm.patients[index] for arm, index in parts[place]) for place in bins],
         **{
             name: [math.fsum(getattr(arm, name)[index] for arm, index in parts[place]) for place in bins]
-            for name in _FIELDS
+            for name in FIELDS
         },
         overlap_bins=sorted(chances),
         overlap=[chances[place] for place in sorted(chances)],
     )
-
-
-def check_treatment(sums: TreatmentSums, *, bins: int, most_items: int, survival: bool = False) -> None:
-    """Refuse sums that no evaluation could have given.
-
-    Args:
-        sums: The sums as received.
-        bins: The study's bins.
-        most_items: Most patients that are believed.
-        survival: Whether patients weigh by their chance of not being censored, too.
-
-    Raises:
-        RefusedError: If lengths differ, bins do not rise or are beyond the study's, a number is not finite or below
-            zero where it cannot be, there are more patients than `most_items`, or a sum is beyond what so many
-            patients can have.
-    """
-    for arm in sums.arms:
-        for places, most, lists in (
-            (arm.bins, benefit_bins(bins), [arm.patients, *(getattr(arm, name) for name in _FIELDS)]),
-            (arm.overlap_bins, OVERLAP_BINS, [arm.overlap]),
-        ):
-            if any(len(found) != len(places) for found in lists) or len(places) > most:
-                raise RefusedError("the sums about benefits are not as many as their groups")
-            if any(low >= high for low, high in pairwise(places)) or max(places, default=0) >= most:
-                raise RefusedError("the bins of benefits do not rise, or are beyond the study's")
-        if any(not math.isfinite(value) for name in _FIELDS for value in getattr(arm, name)):
-            raise RefusedError("a sum about benefits is not finite")
-        _check_arm(arm, HEAVIEST if survival else 1.0, 0.0 if survival else 1.0)
-    for lists in ([arm.patients for arm in sums.arms], [arm.overlap for arm in sums.arms]):
-        if sum(map(sum, lists)) > most_items:
-            raise RefusedError(f"the sums about benefits are of more than the {most_items} patients of the evaluation")
-
-
-def _check_arm(arm: ArmSums, heaviest: float, lightest: float) -> None:
-    """Refuse sums that so many patients cannot have."""
-    slack, most = 1 + 1e-9, heaviest / RAREST
-    for place, count in enumerate(arm.patients):
-        benefit, weight, square, outcome, second, third = (getattr(arm, name)[place] for name in _FIELDS)
-        possible = (
-            abs(benefit) <= count * slack,
-            count * lightest <= weight * slack and weight <= count * most * slack,
-            weight**2 <= square * max(count, 1) * slack and square <= count * most**2 * slack,
-            0 <= outcome <= weight * slack,
-            0 <= third <= second * slack and second <= square * slack,
-        )
-        if not all(possible):
-            raise RefusedError("a sum about benefits is none of so many people")
 
 
 def benefit_unit(study: Study) -> float:

@@ -11,13 +11,14 @@ chances were fitted, they are taken as known, which makes the intervals rather t
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from components.evaluation.benefit import OVERLAP_BINS, Floats, Integers, benefit_bins
+from components.evaluation.benefit import ONCE, OVERLAP_BINS, TWICE, Floats, Integers, benefit_bins
 from components.evaluation.intervals import Estimate, estimate, normal
-from components.rounds import ArmSums, TreatmentSums
+from components.rounds import ArmSums, BenefitMoments, TreatmentSums
 
 FEWEST = 2  # patients of an arm below which nothing is estimated
 
@@ -92,12 +93,13 @@ def benefit_metrics(sums: TreatmentSums, bins: int, unit: float = 1.0) -> dict[s
 
         ``effect``: the mean effect of the second arm.
         ``recommended_gain``: those who were given what the model recommends, less those who were not. A model that
-        recommends one arm to everybody has the effect itself, or less than it, and no more.
+        recommends one arm to everybody has the effect itself, or less than it, and no more. Of the sites that tell
+        of either.
         ``auuc``: area under the uplift curve :math:`U(\phi)`: what is gained, a patient, by giving the second arm to
         the part :math:`\phi` with the largest predicted benefit (Radcliffe 2007's Qini curve of the outcome less its
         mean, over the number of patients of the second arm).
         ``qini``: the area between :math:`U(\phi)` and the straight line to :math:`U(1)`, which a ranking by chance
-        has; 0 is no better than chance.
+        has; 0 is no better than chance. Both of those who are ranked, and coarser than it is where bins were joined.
         ``benefit_slope``: of the observed on the predicted benefit, 1 is right: the interaction of arm and predicted
         benefit in a linear regression of the outcome (Chernozhukov et al. 2018, best linear predictor).
         ``benefit_offset``: observed less predicted mean benefit, 0 is right.
@@ -108,24 +110,32 @@ def benefit_metrics(sums: TreatmentSums, bins: int, unit: float = 1.0) -> dict[s
         Radcliffe (2007), Using control groups to target on predicted lift, Direct Marketing Analytics Journal 1;
         Chernozhukov, Demirer, Duflo, Fernandez-Val (2018), NBER 24678, section 2.2.
     """
-    first, second = _centred(sums, bins)
-    patients = first.patients + second.patients
-    count = int(patients.sum())
-    if min(first.patients.sum(), second.patients.sum()) < FEWEST or not min(first.weights.sum(), second.weights.sum()):
+    first, second = _all(sums, 0, bins), _all(sums, 1, bins)
+    if not _enough(first, second):
         return {}
-    means = {
-        "effect": _difference(first, second, np.ones(len(patients))),
-        "auuc": _difference(first, second, 1 - ranks(patients)),
-        "qini": _difference(first, second, 0.5 - ranks(patients)),
-    }
+    means = {"effect": _difference(first, second, np.ones(len(first.patients)))}
+    count = int(first.patients.sum() + second.patients.sum())
     predicted = float(first.patients @ first.benefit + second.patients @ second.benefit) / count
     means["benefit_offset"] = Mean(means["effect"].value - predicted, means["effect"].variance)
-    means |= _gain(first, second) | _slope(first, second)
+    means |= _ranking(sums, bins) | _gain(sums) | _slope(sums)
+    ranked = sum(sum(arm.patients) for arm in sums.arms)
+    counts = {"auuc": ranked, "qini": ranked, "recommended_gain": sum(sum(side.patients) for side in sums.advice or [])}
     scaled = {name: 1.0 if name == "benefit_slope" else unit for name in means}
     return {
-        name: _estimate(Mean(mean.value * scaled[name], mean.variance * scaled[name] ** 2), count)
+        name: _estimate(Mean(mean.value * scaled[name], mean.variance * scaled[name] ** 2), counts.get(name, count))
         for name, mean in means.items()
     }
+
+
+def untold_benefits(found: Mapping[str, Estimate]) -> dict[str, str]:
+    """Return which metrics of the benefit some sums have no value of, each with the reason."""
+    reasons = {
+        "recommended_gain": "too few patients were given what is recommended, or too few were not",
+        "qini": "too few patients for more than one group of like benefit",
+        "auuc": "too few patients for more than one group of like benefit",
+        "benefit_slope": "too few patients in an arm",
+    }
+    return {name: text for name, text in reasons.items() if name not in found}
 
 
 def ranks(patients: Integers) -> Floats:
@@ -188,8 +198,10 @@ def overlap_warnings(sums: TreatmentSums) -> list[str]:
             f"Overlap: {rare} of {total} test patients were given an arm that they had a chance below 0.1 of by "
             "their features; for patients like them the other arm says little."
         )
-    for name, arm in zip(("first", "second"), sums.arms, strict=True):
-        patients, effective = sum(arm.patients), sum(arm.weights) ** 2 / max(sum(arm.squares), 1e-12)
+    for name, told, rest in zip(("first", "second"), sums.arms, sums.whole, strict=True):
+        patients = sum(told.patients) + sum(rest.patients)
+        squares = sum(told.squares) + sum(rest.squares)
+        effective = (sum(told.weights) + sum(rest.weights)) ** 2 / max(squares, 1e-12)
         if patients and effective < patients / 2:
             said.append(f"Overlap: the {patients} test patients of the {name} arm count as {effective:.0f} by weights.")
     return said
@@ -222,36 +234,69 @@ def _difference(first: Bins, second: Bins, factor: Floats) -> Mean:
     return Mean(other.value - one.value, other.variance + one.variance)
 
 
-def _gain(first: Bins, second: Bins) -> dict[str, Mean]:
-    """Return what those gained who were given what is recommended; nothing if there are none, or none else."""
-    bins = len(first.patients)
-    advised = np.arange(bins) >= bins // 2
-    followed, others = (
-        Bins(*(np.concatenate([getattr(first, name)[~side], getattr(second, name)[side]])
-               for name in Bins.__dataclass_fields__))
-        for side in (advised, ~advised)
-    )  # fmt: skip
-    if min(followed.patients.sum(), others.patients.sum()) < FEWEST or not min(
-        followed.weights.sum(), others.weights.sum()
-    ):
+def _all(sums: TreatmentSums, arm: int, bins: int) -> Bins:
+    """Return one arm's sums with a place for each bin, of those who are ranked and then of those who are not."""
+    parts = dense(sums.arms[arm], bins), dense(sums.whole[arm], bins)
+    return Bins(*(np.concatenate([getattr(part, name) for part in parts]) for name in Bins.__dataclass_fields__))
+
+
+def _enough(*arms: Bins) -> bool:
+    """Whether anything can be estimated of them."""
+    return all(int(arm.patients.sum()) >= FEWEST and float(arm.weights.sum()) > 0 for arm in arms)
+
+
+def _ranking(sums: TreatmentSums, bins: int) -> dict[str, Mean]:
+    """Return what the order of those who are ranked is worth; nothing if there are none."""
+    first, second = _centred(sums, bins)
+    if not _enough(first, second):
         return {}
-    return {"recommended_gain": _difference(others, followed, np.ones(bins))}
+    rank = ranks(first.patients + second.patients)
+    return {"auuc": _difference(first, second, 1 - rank), "qini": _difference(first, second, 0.5 - rank)}
 
 
-def _slope(first: Bins, second: Bins) -> dict[str, Mean]:
+def _gain(sums: TreatmentSums) -> dict[str, Mean]:
+    """Return what those gained who were given what is recommended; nothing if there are none, or none else."""
+    if sums.advice is None:
+        return {}
+    others, followed = (dense(side, 2) for side in sums.advice)
+    return {"recommended_gain": _difference(others, followed, np.ones(2))} if _enough(others, followed) else {}
+
+
+def _slope(sums: TreatmentSums) -> dict[str, Mean]:
     """Return the slope of the observed on the predicted benefit; nothing if an arm has one benefit everywhere."""
-    slopes = []
-    for arm in (first, second):
-        total = float(arm.weights.sum())
-        centred = arm.benefit - float(arm.weights @ arm.benefit) / total
-        spread = float(arm.weights @ centred**2)
-        if spread <= 1e-12 * total:
-            return {}
-        slope = float(centred @ arm.outcomes) / spread
-        line = float(arm.outcomes.sum()) / total + slope * centred
-        squares = arm.seconds - 2 * line * arm.square_outcomes + line**2 * arm.squares
-        slopes.append(Mean(slope, float(centred**2 @ squares) / spread**2))
-    return {"benefit_slope": Mean(slopes[1].value - slopes[0].value, slopes[0].variance + slopes[1].variance)}
+    slopes = [_line(arm) for arm in sums.moments or []]
+    if not slopes or None in slopes:
+        return {}
+    first, second = (slope for slope in slopes if slope is not None)
+    return {"benefit_slope": Mean(second.value - first.value, first.variance + second.variance)}
+
+
+def _line(arm: BenefitMoments) -> Mean | None:
+    """Return the slope of an arm's outcome on the predicted benefit, by weighted least squares."""
+    once, twice = dict(zip(ONCE, arm.once, strict=True)), dict(zip(TWICE, arm.twice, strict=True))
+    total = once[0, 0]
+    if total <= 0:
+        return None
+    middle, outcome = once[1, 0] / total, once[0, 1] / total
+    spread = once[2, 0] - middle * once[1, 0]
+    if spread <= 1e-12 * total:
+        return None
+    slope = (once[1, 1] - middle * once[0, 1]) / spread
+    # The square of (benefit - middle) times (outcome - line), as a polynomial of benefit (rows) and outcome (columns)
+    offset = slope * middle - outcome
+    residual = np.array([[offset, 1.0], [-slope, 0.0]])
+    centred = np.array([[-middle], [1.0]])
+    square = convolved(convolved(centred, residual), convolved(centred, residual))
+    moments = np.array([[twice.get((i, j), 0.0) for j in range(square.shape[1])] for i in range(square.shape[0])])
+    return Mean(slope, max(float((square * moments).sum()), 0.0) / spread**2)
+
+
+def convolved(first: Floats, second: Floats) -> Floats:
+    """Return the product of two polynomials of two variables, each an array of coefficients by both powers."""
+    found = np.zeros((first.shape[0] + second.shape[0] - 1, first.shape[1] + second.shape[1] - 1))
+    for (i, j), value in np.ndenumerate(first):
+        found[i : i + second.shape[0], j : j + second.shape[1]] += value * second
+    return found
 
 
 def _estimate(mean: Mean, count: int) -> Estimate:

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.errors import RefusedError
-from components.evaluation.benefit import add_treatment, check_treatment
+from components.evaluation.benefit import add_treatment
+from components.evaluation.benefit_checks import check_treatment
 from components.evaluation.survival_sums import add_survival
 from components.rounds import ScoreSums, SurvivalSums
 

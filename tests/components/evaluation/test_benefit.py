@@ -1,5 +1,7 @@
 """Sums of predicted benefits: what a site tells, what is added, what is refused."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,10 +10,11 @@ from components.evaluation.benefit import (
     Predicted,
     add_treatment,
     benefit_warnings,
-    check_treatment,
     treatment_sums,
 )
-from components.rounds import TreatmentSums
+from components.evaluation.benefit_checks import check_treatment
+from components.evaluation.benefit_metrics import benefit_metrics, untold_benefits
+from components.rounds import BenefitMoments, TreatmentSums
 from tests.references.tiny_treatment import survival_changes, treatment_study, x_learner
 
 BINS = 20
@@ -93,6 +96,56 @@ def test_joined_groups_keep_to_their_side_of_no_benefit() -> None:
         assert above == ((found.benefit > 0) & (found.arm == bool(number))).sum()
 
 
+def few_events(count: int, *, seed: int) -> Predicted:
+    """Patients of whom one in six dies before the horizon, most of them in the arm that the model does not advise."""
+    random = np.random.default_rng(seed)
+    benefit, arm = random.uniform(-0.4, 0.4, count), random.random(count) < 0.5
+    died = random.random(count) < np.where((benefit > 0) == arm, 0.12, 0.25)
+    outcome = np.where(died, random.uniform(0.1, 0.9, count), 1.0)
+    return Predicted(benefit, np.full(count, 0.5), arm, ~died, outcome, np.ones(count))
+
+
+def test_a_site_too_small_to_be_ranked_tells_all_of_the_gain_and_of_the_slope() -> None:
+    """What its patients tell with disclosure control is what they tell without, and none of them is in a group."""
+    found = few_events(64, seed=2)
+    controlled, plain = told(found, 5), told(found)
+    assert [arm.bins for arm in controlled.arms] == [[], []]
+    assert [sum(arm.patients) for arm in controlled.whole] == [sum(arm.patients) for arm in plain.arms]
+    known, expected = benefit_metrics(controlled, BINS), benefit_metrics(plain, BINS)
+    assert known.keys() == {"effect", "benefit_offset", "recommended_gain", "benefit_slope"}
+    assert untold_benefits(known) == dict.fromkeys(
+        ["qini", "auuc"], "too few patients for more than one group of like benefit"
+    )
+    for name, item in known.items():
+        assert item.value == pytest.approx(expected[name].value, rel=1e-9)
+        assert item.low == pytest.approx(expected[name].low, rel=1e-9)
+
+
+def test_the_advised_are_told_of_where_neither_side_nor_its_events_are_too_few() -> None:
+    found = few_events(200, seed=2)
+    assert told(found, 5).advice is not None
+    followed = (found.benefit > 0) == found.arm
+    died = np.flatnonzero(~found.wanted & followed)
+    wanted = found.wanted.copy()
+    wanted[died[2:]] = True
+    assert told(replace(found, wanted=wanted), 5).advice is None
+    wanted[died] = True
+    assert told(replace(found, wanted=wanted), 5).advice is not None
+
+
+def test_moments_are_told_of_arms_with_more_patients_than_these_are_numbers() -> None:
+    found = few_events(400, seed=2)
+    sick = np.concatenate([np.flatnonzero(~found.wanted & (found.arm == arm))[:6] for arm in (False, True)])
+    well = np.concatenate([np.flatnonzero(found.wanted & (found.arm == arm))[:11] for arm in (False, True)])
+    enough = np.sort(np.concatenate([sick, well]))
+    assert told(chosen(found, enough), 5).moments is not None
+    assert told(chosen(found, np.setdiff1d(enough, well[:1])), 5).moments is None
+
+
+def chosen(found: Predicted, rows: np.ndarray) -> Predicted:
+    return Predicted(**{name: value[rows] for name, value in vars(found).items()})
+
+
 def test_a_site_with_too_few_of_an_arm_tells_nothing() -> None:
     found = patients(60, seed=4)
     few = found.arm & (np.cumsum(found.arm) > 3)
@@ -132,6 +185,25 @@ def test_sums_that_no_evaluation_gives_are_refused(change: dict[str, list[float]
     spoilt = sums.model_copy(update={"arms": [sums.arms[0].model_copy(update=change), sums.arms[1]]})
     with pytest.raises(RefusedError, match=words):
         check_treatment(spoilt, bins=BINS, most_items=3)
+
+
+def test_parts_that_do_not_belong_together_are_refused() -> None:
+    sums = told(few_events(64, seed=2), 5)
+    check_treatment(sums, bins=BINS, most_items=64, survival=True)
+    assert sums.advice is not None
+    assert sums.moments is not None
+    one, other = sums.moments
+    beyond = BenefitMoments(once=[*one.once[:4], 1e6], twice=one.twice)
+    endless = BenefitMoments(once=one.once, twice=[*one.twice[:11], float("nan")])
+    for change, words in (
+        ({"advice": told(few_events(70, seed=2)).advice}, "of others by what is recommended than by arm"),
+        ({"advice": [sums.arms[0], told(few_events(300, seed=1)).arms[1]]}, "groups where there can be one"),
+        ({"moments": [other, one]}, "of others than their groups"),
+        ({"moments": [beyond, other]}, "none of so many people"),
+        ({"moments": [endless, other]}, "not finite"),
+    ):
+        with pytest.raises(RefusedError, match=words):
+            check_treatment(sums.model_copy(update=change), bins=BINS, most_items=400, survival=True)
 
 
 def test_warnings_are_there_exactly_where_nobody_drew_lots_and_where_intervals_are_too_narrow() -> None:
