@@ -35,7 +35,10 @@ FIGURES = {
     "figures/test_concordance.png": ("Concordance on the test items", "Pairs within each site, and all of them."),
     "figures/test_brier.png": ("Error over time", "The Brier score of the predicted survival, on the test items."),
     "figures/decision.png": ("Decision curve", "What acting on a score is worth, by the score from which one acts."),
-    "figures/uplift.png": ("Uplift", "What treating those with the largest predicted benefit gains, a patient."),
+    "figures/uplift.png": (
+        "Uplift",
+        "What treating those with the largest predicted benefit gains, at hospitals with enough to be ranked.",
+    ),
     "figures/benefit.png": ("Benefit", "What a predicted benefit means: what was observed, by fifths of the patients."),
     "figures/overlap.png": ("Overlap", "How probable the second arm was for the patients of either."),
     "figures/subgroups.png": ("Subgroups", "Each kind of patients, on the test items."),

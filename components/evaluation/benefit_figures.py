@@ -30,18 +30,18 @@ class Scale:
 
 
 def benefit_figures(by_site: Mapping[str, TreatmentSums], pooled: TreatmentSums, scale: Scale) -> dict[str, bytes]:
-    """Draw all three, by their place in a version's artifacts.
+    """Draw all three, by their place in a version's artifacts; the overlap alone, where no site's patients are ranked.
 
     Args:
         by_site: Sums of each site that tells them.
         pooled: Their sum, with patients in either arm.
         scale: What benefits are told in.
     """
-    return {
-        "figures/uplift.png": uplift_figure(by_site, pooled, scale),
-        "figures/benefit.png": benefit_figure(pooled, scale),
-        "figures/overlap.png": overlap_figure(pooled),
-    }
+    found = {"figures/overlap.png": overlap_figure(pooled)}
+    if len(uplift_curve(pooled, scale.bins)[0]) > 1:
+        found["figures/uplift.png"] = uplift_figure(by_site, pooled, scale)
+        found["figures/benefit.png"] = benefit_figure(pooled, scale)
+    return found
 
 
 def uplift_figure(by_site: Mapping[str, TreatmentSums], pooled: TreatmentSums, scale: Scale) -> bytes:
@@ -49,6 +49,8 @@ def uplift_figure(by_site: Mapping[str, TreatmentSums], pooled: TreatmentSums, s
     figure, axes = canvas(7.6, 4.6)
     for index, (site, sums) in enumerate(by_site.items()):
         parts, gains = uplift_curve(sums, scale.bins)
+        if len(parts) == 1:
+            continue
         axes.plot(parts, gains * scale.unit, **site_style(index, site, len(by_site)) | {"linewidth": 1.1})
     parts, gains = uplift_curve(pooled, scale.bins)
     gains = gains * scale.unit

@@ -146,8 +146,13 @@ def ranks(patients: Integers) -> Floats:
 
 
 def uplift_curve(sums: TreatmentSums, bins: int) -> tuple[Floats, Floats]:
-    """Return the uplift curve: parts treated, from 0 to 1, and what is gained, at edges of bins with anybody."""
+    """Return the uplift curve: parts treated, from 0 to 1, and what is gained, at edges of bins with anybody.
+
+    Only its beginning, where nobody is ranked.
+    """
     first, second = _centred(sums, bins)
+    if not _enough(first, second):
+        return np.zeros(1), np.zeros(1)
     patients = first.patients + second.patients
     gained = second.outcomes / second.weights.sum() - first.outcomes / first.weights.sum()
     kept = np.flatnonzero(patients)[::-1]

@@ -13,6 +13,7 @@ from components.evaluation.benefit import (
     treatment_sums,
 )
 from components.evaluation.benefit_checks import check_treatment
+from components.evaluation.benefit_figures import Scale, benefit_figures
 from components.evaluation.benefit_metrics import benefit_metrics, untold_benefits
 from components.rounds import BenefitMoments, TreatmentSums
 from tests.references.tiny_treatment import survival_changes, treatment_study, x_learner
@@ -119,6 +120,19 @@ def test_a_site_too_small_to_be_ranked_tells_all_of_the_gain_and_of_the_slope() 
     for name, item in known.items():
         assert item.value == pytest.approx(expected[name].value, rel=1e-9)
         assert item.low == pytest.approx(expected[name].low, rel=1e-9)
+
+
+def test_nobody_is_drawn_who_is_not_ranked() -> None:
+    small, large = told(few_events(64, seed=2), 5), told(patients(400, seed=3), 5)
+    scale = Scale(BINS, 1.0, "probability of well")
+    assert benefit_figures({"small": small}, small, scale).keys() == {"figures/overlap.png"}
+    both = add_treatment([small, large])
+    assert both is not None
+    drawn = benefit_figures({"small": small, "large": large}, both, scale)
+    assert drawn.keys() == {"figures/overlap.png", "figures/uplift.png", "figures/benefit.png"}
+    without = add_treatment([told(patients(400, seed=3), 5)])
+    assert without is not None
+    assert drawn["figures/benefit.png"] == benefit_figures({"large": large}, without, scale)["figures/benefit.png"]
 
 
 def test_the_advised_are_told_of_where_neither_side_nor_its_events_are_too_few() -> None:
