@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.assemble import assemble
-from components.comparison import POOLED
 from components.data.agreement import found_at, is_open, settled
 from components.data.sources import plan_sources, pooled_source
 from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
@@ -28,6 +27,7 @@ from components.errors import DataError, LeaseLostError, WardRoundError
 from components.journal import Journal
 from components.ledger import TrainingLedger, started, trainings, unfinished
 from components.long_sums import put_aside, put_back, short_study
+from components.rounds import POOLED
 from components.site_source import SiteSource
 from components.study import Study
 from flows import home as homes
