@@ -233,6 +233,10 @@ def predict(
     home: Home = None,
 ) -> None:
     """Score new files with a registered version and the preprocessing registered with it."""
+    from flows.output import require_apart
+
+    if output is not None:
+        require_apart(output, files)
     from flows.prediction import predict_files, print_scores
 
     console = _console()

@@ -15,8 +15,8 @@ from rich.table import Table
 
 from components.errors import DataError, ServiceError, StudyError
 from components.evaluation.benefit import BENEFIT, benefit_warnings
-from components.files import storage_errors
 from components.study import Study, Task
+from flows.output import write_output
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -248,8 +248,7 @@ def print_scores(console: Console, scored: Scored, output: Path | None) -> None:
     if scored.warning:
         console.print(f"[yellow]{escape(scored.warning)}[/yellow]")
     if output is not None:
-        with storage_errors("write", output.absolute()):
-            output.write_text(_as_csv(scored, names), encoding="utf-8")
+        write_output(output, _as_csv(scored, names))
         console.print(f"{len(scored.files)} scores of {scored.version} in {escape(str(output))}", soft_wrap=True)
         return
     table = Table(title=f"{scored.version}: research use only, not a diagnosis", title_justify="left")
