@@ -111,6 +111,17 @@ def test_the_studies_that_come_along_are_sound(name: str, wardround: Run) -> Non
     assert wardround("check", str(ROOT / "studies" / f"{name}.yaml")).code == 0
 
 
+def test_check_says_what_a_sound_study_needs_and_is_not_here(
+    study: str, wardround: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "films.npz").unlink(missing_ok=True)
+    trained = wardround("check", study)
+    assert (trained.code, "on this machine it lacks films.npz: not beside the study" in trained.out) == (0, True)
+    monkeypatch.setattr("components.analytics.sources.find_spec", lambda _: None)
+    analysed = wardround("check", str(ROOT / "studies" / "trial.yaml"))
+    assert (analysed.code, "not installed here: pip install lifelines" in analysed.out) == (0, True)
+
+
 def test_check_lists_every_mistake_with_its_line(tmp_path: Path, wardround: Run) -> None:
     study = write_study(tmp_path, rounds={"max": 0, "maxx": 1}, local={"batch_size": "many"})
     finished = wardround("check", str(study))
@@ -198,7 +209,7 @@ def test_a_disk_error_from_anywhere_is_told_in_words(
     monkeypatch.setattr("flows.api.load", fail)
     finished = wardround("check", study)
     assert finished.code == 6
-    assert finished.err.startswith("error: cannot use far/away/file: the disk is full: free space")
+    assert finished.err.startswith("error: cannot use /far/away/file: the disk is full: free space")
 
 
 def test_ctrl_c_before_anything_runs_is_one_message(
