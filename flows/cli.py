@@ -255,7 +255,8 @@ def predict(
 
     if output is not None:
         require_apart(output, files)
-    from flows.prediction import predict_files, print_scores
+    from flows.prediction import predict_files
+    from flows.score_table import print_scores
 
     console = _console()
     print_scores(
