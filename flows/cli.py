@@ -23,7 +23,7 @@ from components.files import storage_errors
 from flows import analysis_cli, backup_cli, federation_cli, records_cli, training_cli
 from flows import home as homes
 from flows.hospital_cli import hospital_app
-from flows.options import Fresh, Home, Rounds, StudyFile, examples
+from flows.options import Fresh, Home, Rounds, StudyFile, examples, unwrap
 
 if TYPE_CHECKING:
     from components.analytics.plan import AnalysisStudy
@@ -292,6 +292,7 @@ training_cli.add_to(app, federation_cli.coordinator_app)
 analysis_cli.add_to(app)
 records_cli.add_to(app)
 backup_cli.add_to(federation_cli.coordinator_app)
+unwrap(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
