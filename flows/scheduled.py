@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from prefect._vendor.croniter import CroniterBadDateError, croniter  # what its scheduler reads the text with
+from prefect._vendor.croniter.croniter import CroniterBadDateError, croniter  # what its scheduler reads times with
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, WorkPoolFilter
@@ -100,7 +100,7 @@ def schedule_of(cron: str, timezone: str) -> CronSchedule:
     example = "for example: --cron '0 2 * * 0' is Sundays at two in the night"
     try:
         CronSchedule(cron=cron, timezone="UTC")
-        croniter(cron).get_next()
+        croniter(cron).get_next()  # type: ignore[no-untyped-call]
     except ValidationError as error:
         raise StudyError(f"--cron {cron!r} is no schedule; {example}") from error
     except CroniterBadDateError as error:

@@ -57,7 +57,7 @@ def read_table(path: Path, data: Data, owner: str, *, labelled: bool = True) -> 
     names["split"] = data.columns.get("split", "")
     used = [name for name in names.values() if name] if labelled else []
     described = data.records.encoded if labelled else data.records.all_features
-    _require_columns([*used, *(feature.column_name for feature in described)], lines[0], owner)
+    _require_columns([*used, *(feature.column_name for feature in described)], lines[0], owner, labelled)
     classes = {plain(value.strip()): name for name, values in data.records.labels.items() for value in values}
     return [_row(number, line, names, classes) for number, line in enumerate(lines, start=1)]
 
@@ -306,16 +306,18 @@ def _require_separator(line: Sequence[str], records: Records, owner: str) -> Non
             )
 
 
-def _require_columns(names: Sequence[str], line: Mapping[str, str], owner: str) -> None:
+def _require_columns(names: Sequence[str], line: Mapping[str, str], owner: str, labelled: bool) -> None:
     """Refuse a table that lacks a column; its own columns are not named, since they may be a patient's data."""
     absent = [name for name in dict.fromkeys(names) if name not in line]
     if absent:
         more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
+        study = (
+            ", or name them in data.columns and data.records of the study (an empty patient column says that every row "
+            "is a patient of its own)"
+        )
         raise DataError(
             f"{owner}: its table lacks the column {', '.join(absent[:MOST_NAMED])}{more}; it has {len(line)} "
-            "columns. Rename them there, "
-            "or name them in data.columns and data.records of the study (an empty patient column says that every row "
-            "is a patient of its own)"
+            f"columns. Rename them there{study if labelled else ''}"
         )
 
 
