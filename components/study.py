@@ -223,7 +223,10 @@ class Data(Section, LaterFields):
 
 
 class Site(Section):
-    """A hospital: its name and, where it is a folder on this machine, the folder (relative to the study file)."""
+    """A hospital: its name and, where it is a folder on this machine, the folder (relative to the study file).
+
+    No site is called ``pooled``, in whatever case: that is all sites' items in one place.
+    """
 
     name: SiteName
     path: str
