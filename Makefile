@@ -53,7 +53,7 @@ $(VENV)/pyvenv.cfg:
 $(USE): pyproject.toml constraints.txt | $(VENV)/pyvenv.cfg
 	@echo "Installing WardRound into $(VENV); the first time takes some minutes."
 	$(PIP_INSTALL) setuptools
-	$(PIP_INSTALL) --no-build-isolation -e .
+	$(PIP_INSTALL) --no-build-isolation -e '.[examples]'
 	$(BIN)/python -m flows.embedded_prefect --prepare
 	@touch $@
 

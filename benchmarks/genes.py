@@ -22,7 +22,6 @@ from lifelines.utils import concordance_index
 from benchmarks.commands import ROOT
 from benchmarks.tables import Cell, markdown_table
 from components.assemble import assemble
-from components.comparison import POOLED
 from components.data.known_genes import GenePlan, KnownGenes, draw_genes, write_genes
 from components.data.patterns import met_columns, with_columns
 from components.data.sources import plan_sources, pooled_source
@@ -30,6 +29,7 @@ from components.dispatch import SiteSetting
 from components.evaluation.intervals import Estimate, estimate_text
 from components.exchange.store import FolderStore
 from components.federation import evaluation_order, pool
+from components.rounds import POOLED
 from components.simulation import simulate
 from components.study import Study
 from components.study_file import load_study

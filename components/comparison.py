@@ -18,12 +18,11 @@ from components.errors import RefusedError
 from components.exchange.store import FolderStore
 from components.federation import evaluation_order
 from components.grown import is_grown
-from components.rounds import ScoreSums
+from components.rounds import POOLED, ScoreSums
 from components.simulation import simulate
 from components.strategies import FedAvg, Strategy
 from components.study import Study
 
-POOLED = "pooled"
 TestSums = dict[str, ScoreSums]
 
 

@@ -48,12 +48,14 @@ def storage_errors(what: str, path: Path) -> Iterator[None]:
 
 
 def shown(path: Path) -> str:
-    """Return the last three parts of a path.
+    """Return the last three parts of a path, and the root of one that has no more.
 
     >>> shown(Path("/home/someone/wardround/store/objects/abc.safetensors"))
     'store/objects/abc.safetensors'
+    >>> shown(Path("/data/out.csv"))
+    '/data/out.csv'
     """
-    return "/".join(path.parts[-3:]).lstrip("/")
+    return str(path) if path.is_absolute() and len(path.parts) <= 4 else "/".join(path.parts[-3:])
 
 
 @contextmanager

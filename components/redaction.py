@@ -20,6 +20,7 @@ _READ = 2000  # characters that are looked at: more is no reason but a dump
 # Words of our own that look like files: fields of a study, and what the hospital's state folder has.
 OUR_WORDS = frozenset({
     "codes.yaml", "data.columns", "data.columns.patient", "data.minimum_usable_fraction", "data.path", "data.records",
+    "data.records.separator",
     "data.records.wide.columns", "data.records.wide.components", "data.records.wide.keep", "data.records.wide.pattern",
     "data.splits.validation", "data.table", "evaluate.compare", "features.yaml", "hospital.yaml", "local.batch_size",
     "local.epochs", "local.optimizer.learning_rate", "local.optimizer.weight_decay", "local.steps",

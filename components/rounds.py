@@ -16,6 +16,7 @@ from components.later import LaterFields
 if TYPE_CHECKING:  # it brings torch, which a hospital's worker does without
     from components.weights import Weights
 
+POOLED = "pooled"  # the site of all items in one place, which a study may compare with
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}"
 SHA256_PATTERN = r"[0-9a-f]{64}"
 DETAILS_DEEP = 8
@@ -27,6 +28,20 @@ Name = Annotated[
         description="a name of letters, digits, '_', '.' and '-' that starts with a letter or digit, at most 63",
     ),
 ]
+
+
+def site_name(name: str) -> str:
+    """Return the name of a site.
+
+    Raises:
+        ValueError: If it is that of all items in one place, in any case: a disk may not tell the cases apart.
+    """
+    if name.lower() == POOLED:
+        raise ValueError(f"{name!r} stands for all sites' items in one place: give the site another name")
+    return name
+
+
+SiteName = Annotated[Name, AfterValidator(site_name)]
 Sha256 = Annotated[str, Field(pattern=f"^{SHA256_PATTERN}$")]
 Split = Literal["train", "validation", "test"]
 

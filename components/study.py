@@ -34,7 +34,7 @@ from components.round_rules import Metric as Metric
 from components.round_rules import Rounds as Rounds
 from components.round_rules import Selection as Selection
 from components.round_rules import headline
-from components.rounds import Name
+from components.rounds import Name, SiteName
 from components.section import Fraction, Positive, Section, Whole
 from components.survival import CENSORED, EVENT
 from components.survival import Grid as Grid
@@ -223,9 +223,12 @@ class Data(Section, LaterFields):
 
 
 class Site(Section):
-    """A hospital: its name and, where it is a folder on this machine, the folder (relative to the study file)."""
+    """A hospital: its name and, where it is a folder on this machine, the folder (relative to the study file).
 
-    name: Name
+    No site is called ``pooled``, in whatever case: that is all sites' items in one place.
+    """
+
+    name: SiteName
     path: str
 
 

@@ -28,6 +28,7 @@ OPTIONS = {  # fields that the command line overrides, and the options that do i
     "rounds.max": "--rounds",
     "strategy.name": "--strategy",
     "seed": "--seed",
+    "evaluate.compare": "--compare",
 }
 
 
@@ -51,7 +52,7 @@ def load_study(
     """
     label = Path(path)
     document = read_yaml(label)
-    _include_features(document, label)
+    absent = _include_features(document, label)
     options = _override(document, overrides or {}, label)
     if is_analysis(document):
         raise StudyError(
@@ -59,6 +60,8 @@ def load_study(
             "wardround simulate"
         )
     study, mistakes = _validate(document)
+    named = {mistake.field for mistake in absent}
+    mistakes = absent + [found for found in mistakes if not any(found.field[: len(path)] == path for path in named)]
     if study is not None:
         mistakes += study_mistakes(study) + [found for check in checks for found in _run(check, study)]
     if study is None or mistakes:
@@ -78,15 +81,27 @@ def load_analysis(path: str | Path, overrides: Mapping[str, Any] | None = None) 
     """
     label = Path(path)
     document = read_yaml(label)
-    options = _override(document, overrides or {}, label)
     if not is_analysis(document):
         raise StudyError(
             f"{label}: there is no section analysis in it; it is a study for training (wardround simulate)"
         )
+    _require_of_analyses(overrides or {}, label)
+    options = _override(document, overrides or {}, label)
     try:
         return AnalysisStudy.model_validate(document.value)
     except ValidationError as error:
         raise _error(explain(error, AnalysisStudy, sources=document.sources), label, document, options) from None
+
+
+def _require_of_analyses(overrides: Mapping[str, Any], label: Path) -> None:
+    """Refuse values that only a training has."""
+    given = [name for name, value in overrides.items() if value is not None]
+    trains = [name for name in given if undotted(name)[0] not in AnalysisStudy.model_fields]
+    if trains:
+        named = ", ".join(OPTIONS.get(name, f"override {name}") for name in trains)
+        raise StudyError(
+            f"{named}: {label} analyses: it has no rounds, no strategy and no model; leave it out", trains[0]
+        )
 
 
 def is_analysis(document: Document) -> bool:
@@ -133,38 +148,43 @@ def _any_of(schema: Any) -> Any:
     return [_any_of(part) for part in schema] if isinstance(schema, list) else schema
 
 
-def _include_features(document: Document, label: Path) -> None:
-    """Put the features that a file beside the study lists into the study, so that its digest covers them."""
+def _include_features(document: Document, label: Path) -> list[Mistake]:
+    """Put the features that a file beside the study lists into the study, so that its digest covers them.
+
+    Returns:
+        What is wrong with such a file; the study then keeps its name in the place of what it lists.
+    """
     data = document.value.get("data")
     records = data.get("records") if isinstance(data, dict) else None
-    if isinstance(records, dict):
-        _include_columns(records, label, document)
-    name = records.get("features") if isinstance(records, dict) else None
-    if not isinstance(records, dict) or not isinstance(name, str):
-        return
-    line = document.lines.get(("data", "records", "features"), 0)
+    if not isinstance(records, dict):
+        return []
+    mistakes, name = _include_columns(records, label), records.get("features")
+    if not isinstance(name, str):
+        return mistakes
+    field = ("data", "records", "features")
     try:
         content = read_yaml(label.parent / name).value
     except StudyError as error:
-        raise StudyError(f"{label}:{line}: data.records.features: {error}", "data.records.features") from None
+        return [*mistakes, Mistake(field, str(error), field)]
     if not isinstance(content.get("features"), list):
-        raise StudyError(f"{label}:{line}: {name} must hold 'features', a list of them", "data.records.features")
+        return [*mistakes, Mistake(field, f"{name} must hold 'features', a list of them", field)]
     records["features"] = content["features"]
+    return mistakes
 
 
-def _include_columns(records: dict[str, Any], label: Path, document: Document) -> None:
+def _include_columns(records: dict[str, Any], label: Path) -> list[Mistake]:
     """Put the names of a wide table's columns that a text file beside the study lists into the study."""
     wide = records.get("wide")
     name = wide.get("columns") if isinstance(wide, dict) else None
     if not isinstance(wide, dict) or not isinstance(name, str):
-        return
-    line, field = document.lines.get(("data", "records", "wide", "columns"), 0), "data.records.wide.columns"
+        return []
     try:
         lines = (label.parent / name).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        reason = f"{type(error).__name__}"
-        raise StudyError(f"{label}:{line}: {field}: {name} beside the study cannot be read ({reason})", field) from None
+        field = ("data", "records", "wide", "columns")
+        return [Mistake(field, f"{name} beside the study cannot be read ({type(error).__name__})", field)]
     wide["columns"] = [text.strip() for text in lines if text.strip()]
+    return []
 
 
 def _override(document: Document, overrides: Mapping[str, Any], label: Path) -> dict[FieldPath, str]:

@@ -12,7 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -23,7 +23,11 @@ from components.files import storage_errors
 from flows import analysis_cli, backup_cli, federation_cli, records_cli, training_cli
 from flows import home as homes
 from flows.hospital_cli import hospital_app
-from flows.options import Fresh, Home, Rounds, StudyFile, examples
+from flows.options import Fresh, Home, Rounds, StudyFile, examples, unwrap
+
+if TYPE_CHECKING:
+    from components.analytics.plan import AnalysisStudy
+    from components.study import Study
 
 # The commands import what they need themselves: `wardround --help` and `wardround check` answer at once,
 # without waiting for torch, MLflow and Prefect.
@@ -163,17 +167,31 @@ def simulate(
 def check(study: StudyFile) -> None:
     """Check a study file, and do nothing else.
 
-    Every mistake is named with its line, its field, what was given and what is allowed.
+    Every mistake is named with its line, its field, what was given and what is allowed; then what it needs and is not
+    on this machine.
     """
     from components.study_file import is_analysis, load_analysis
     from components.yaml_lines import read_yaml
-    from flows import api
 
-    checked = load_analysis(study) if is_analysis(read_yaml(study)) else api.load(study)
-    _console().print(
+    folder, console = study.resolve().parent, _console()
+    checked: Study | AnalysisStudy
+    if is_analysis(read_yaml(study)):
+        from components.analytics.sources import absent_tables
+
+        checked = load_analysis(study)
+        absent = absent_tables(checked, folder)
+    else:
+        from components.data.absent import absent_data
+        from flows import api
+
+        checked = api.load(study)
+        absent = absent_data(checked, folder)
+    console.print(
         f"[green]{escape(str(study))} is a sound study[/green]: {checked.study}, digest {checked.digest[:12]}",
         soft_wrap=True,
     )
+    if absent:
+        console.print(f"[yellow]on this machine it lacks[/yellow] {escape(absent)}", soft_wrap=True)
 
 
 @app.command(epilog=examples("wardround schema > study.schema.json"))
@@ -233,7 +251,12 @@ def predict(
     home: Home = None,
 ) -> None:
     """Score new files with a registered version and the preprocessing registered with it."""
-    from flows.prediction import predict_files, print_scores
+    from flows.output import require_apart
+
+    if output is not None:
+        require_apart(output, files)
+    from flows.prediction import predict_files
+    from flows.score_table import print_scores
 
     console = _console()
     print_scores(
@@ -269,6 +292,7 @@ training_cli.add_to(app, federation_cli.coordinator_app)
 analysis_cli.add_to(app)
 records_cli.add_to(app)
 backup_cli.add_to(federation_cli.coordinator_app)
+unwrap(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -33,7 +33,7 @@ from components.gateway.sites import Sites
 from components.gateway.slots import SealedSlots
 from components.gateway.tokens import Invitation
 from components.governance.identity_files import CoordinatorFolder, CoordinatorSecrets
-from components.mistakes import first_mistake
+from components.mistakes import explain, first_mistake
 from components.rounds import Name, Record
 
 if TYPE_CHECKING:
@@ -259,16 +259,18 @@ def invite(folder: Path, site: str) -> str:
 
     Raises:
         StorageError: If the folder is not a coordinator's.
-        RefusedError: If the name is the coordinator's own.
-        ValueError: If the name is not one.
+        RefusedError: If the name is not one, or is the coordinator's own or that of all items in one place.
     """
     if site == OWN_NAME:
         raise RefusedError(f"{OWN_NAME} is the coordinator's own name in Prefect: give the hospital another")
     config = read_coordinator(folder)
     side = open_side(folder)
-    invitation = Invitation(
-        gateway=config.address, authority=side.secrets.authority.sha256, federation=config.federation, site=site
-    )
+    try:
+        invitation = Invitation(
+            gateway=config.address, authority=side.secrets.authority.sha256, federation=config.federation, site=site
+        )
+    except ValidationError as error:
+        raise RefusedError(f"{site!r} cannot be invited: {explain(error, Invitation)[0].text}") from None
     return side.sites.invite(invitation).text
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from pathlib import Path
 from typing import Annotated
@@ -14,6 +15,16 @@ from flows import home as homes
 def examples(*lines: str) -> str:
     """Return examples as the end of a help text; an empty line keeps each on a line of its own."""
     return "\n\n".join(["[bold]Examples[/bold]", *lines])
+
+
+def unwrap(app: typer.Typer) -> None:
+    """Have the help texts of all commands as paragraphs: Typer keeps line ends of docstrings but in the first."""
+    for command in app.registered_commands:
+        text = inspect.getdoc(command.callback) or ""
+        command.help = "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+    for group in app.registered_groups:
+        if group.typer_instance is not None:
+            unwrap(group.typer_instance)
 
 
 def _use_home(given: Path | None) -> Path | None:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
 from components.errors import DataError, ServiceError, StudyError
-from components.evaluation.benefit import BENEFIT, benefit_warnings
-from components.files import storage_errors
+from components.evaluation.benefit import benefit_warnings, benefit_words
 from components.study import Study, Task
 
 if TYPE_CHECKING:
@@ -24,7 +17,7 @@ if TYPE_CHECKING:
     from components.tracking.scoring import ScoringModel
     from components.weights import Weights
 
-_COLUMNS = 3  # classes that have a column of their own on a terminal; more would not fit
+_NAMED = 5  # rows that cannot be scored, in a message
 
 
 @dataclass(frozen=True)
@@ -53,11 +46,15 @@ class Scored:
         version: Its address, for example ``models:/pneumonia/7``; with the site whose own model it is.
         warning: What the user must know about this version; empty if nothing.
         files: One score for each file, in the order given.
+        arm: Of treatments: what the decision is about, the column of the arm.
+        benefit: Of treatments: of what over what, and what it is measured in.
     """
 
     version: str
     warning: str
     files: list[FileScore]
+    arm: str = ""
+    benefit: str = ""
 
 
 def predict_files(
@@ -122,7 +119,12 @@ def predict_files(
     ]
     name = version.version.uri + (f" at {site or hospital}" if own else "")
     warnings = ["" if own else personal_warning(study), *benefit_warnings(study)]
-    return Scored(name, " ".join(text for text in warnings if text), scored)
+    arm = study.data.records.arm if study.data.records else None
+    warning = " ".join(text for text in warnings if text)
+    if arm is None:
+        return Scored(name, warning, scored)
+    benefit = f"{arm.levels[1]} over {arm.levels[0]}, in {benefit_words(study)}"
+    return Scored(name, warning, scored, arm.column, benefit)
 
 
 def _read_items(study: Study, files: Sequence[Path]) -> tuple[list[Path], Tensor]:
@@ -141,14 +143,18 @@ def _read_items(study: Study, files: Sequence[Path]) -> tuple[list[Path], Tensor
     from components.data.encoding import CellError, encode_row
     from components.data.records import encoded_features, read_table
 
-    features, names, rows = encoded_features(records), [], []
+    features, names, rows, wrong = encoded_features(records), [], [], []
     for file in files:
         for number, row in enumerate(read_table(file, study.data, str(file), labelled=False), start=1):
             names.append(file.with_name(f"{file.name}:{number}"))
             try:
                 rows.append(encode_row(row.extras, features))
             except CellError as error:
-                raise DataError(f"{file}: row {number}: {error}; correct it or leave it out") from None
+                wrong.append(f"{file}: row {number}: {error}")
+    if wrong:
+        more = f"; and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        count = f"{len(wrong)} of {len(names)} rows cannot be scored: " if len(wrong) > 1 else ""
+        raise DataError(f"{count}{'; '.join(wrong[:_NAMED])}{more}; correct or leave out what is wrong")
     return names, torch.tensor(rows, dtype=torch.float32)
 
 
@@ -240,41 +246,3 @@ def decide(scores: Sequence[float], task: Task) -> str:
         return task.classes[max(range(len(scores)), key=scores.__getitem__)]
     found = [name for name, score in zip(task.classes, scores, strict=True) if score >= task.threshold]
     return "+".join(found) or "none"
-
-
-def print_scores(console: Console, scored: Scored, output: Path | None) -> None:
-    """Print the scores as a table, or write them to a CSV file."""
-    names = list(scored.files[0].scores) if scored.files else []
-    if scored.warning:
-        console.print(f"[yellow]{escape(scored.warning)}[/yellow]")
-    if output is not None:
-        with storage_errors("write", output.absolute()):
-            output.write_text(_as_csv(scored, names), encoding="utf-8")
-        console.print(f"{len(scored.files)} scores of {scored.version} in {escape(str(output))}", soft_wrap=True)
-        return
-    table = Table(title=f"{scored.version}: research use only, not a diagnosis", title_justify="left")
-    table.add_column("file", overflow="fold")
-    names = [name for name in names if name in BENEFIT] or names
-    columns = names if len(names) <= _COLUMNS else ["highest scores"]
-    for name in columns:
-        table.add_column(escape(f"score {name}" if name in names else name), justify="right")
-    table.add_column("decision")
-    for item in scored.files:
-        cells = [f"{item.scores[name]:.4f}" for name in names] if columns is names else [_highest(item.scores)]
-        table.add_row(escape(str(item.file)), *map(escape, cells), escape(item.decision))
-    console.print(table)
-
-
-def _highest(scores: Mapping[str, float]) -> str:
-    """Return the three highest scores with their classes."""
-    first = sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:3]
-    return ", ".join(f"{name} {score:.4f}" for name, score in first)
-
-
-def _as_csv(scored: Scored, names: Sequence[str]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["file", *(f"score_{name}" for name in names), "decision", "model"])
-    for item in scored.files:
-        writer.writerow([item.file, *(item.scores[name] for name in names), item.decision, scored.version])
-    return text.getvalue()

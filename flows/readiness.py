@@ -22,8 +22,13 @@ if TYPE_CHECKING:
     from flows.session import Session
 
 
-def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> None:
+def require_quorum(study: Study, preparations: Mapping[str, Preparation], absent: str = "") -> None:
     """Refuse to start with fewer ready sites than a round needs.
+
+    Args:
+        study: The study.
+        preparations: What each site found.
+        absent: In a simulation, what of its data is not on this machine, in words.
 
     Raises:
         DataError: Naming each site that is not ready, and why.
@@ -32,9 +37,10 @@ def require_quorum(study: Study, preparations: Mapping[str, Preparation]) -> Non
     ready, roster = len(preparations) - len(reasons), select_roster(study, sorted(preparations), 1)
     needed = quorum_of(study, len(roster))
     if ready < needed:
+        looked = f"Looked for {absent}. " if absent else ""
         raise DataError(
             f"{ready} of {len(preparations)} sites are ready, a round needs {needed}. {reasons_text(reasons)}. "
-            f"Mend their data, or lower {field_of_quorum(study)} or data.minimum_usable_fraction in the study"
+            f"{looked}Mend their data, or lower {field_of_quorum(study)} or data.minimum_usable_fraction in the study"
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,8 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 from components.errors import DataError
-from components.files import storage_errors
 from flows.options import StudyFile, examples
+from flows.output import require_apart, write_output
 
 if TYPE_CHECKING:
     from components.data.listing import Row
@@ -48,6 +49,8 @@ def records(
     from components.errors import StudyError
     from components.study_file import load_study
 
+    if output is not None:
+        require_apart(output, [study, path])
     loaded, console = load_study(study), Console(highlight=False)
     if loaded.data.records is None:
         raise StudyError(f"{study}: data.source is {loaded.data.source}; the command is for data.source: records")
@@ -58,8 +61,7 @@ def records(
         raise DataError("; ".join([str(error), *getattr(error, "__notes__", ())])) from None
     _print(console, read, checked, loaded)
     if output is not None:
-        with storage_errors("write", output.absolute()):
-            _write(output, read, loaded)
+        write_output(output, _as_csv(read, loaded))
         console.print(f"{len(read.rows)} rows in {escape(str(output))}", soft_wrap=True)
 
 
@@ -111,8 +113,8 @@ def _outcomes(rows: Sequence[Row], study: Study) -> list[tuple[str, int]]:
     return [*sorted(classes.items()), *sorted(arms.items())]
 
 
-def _write(output: Path, read: ReadPatients, study: Study) -> None:
-    """Write the rows as a plain table that the same study, `wardround predict`, or an analysis reads."""
+def _as_csv(read: ReadPatients, study: Study) -> str:
+    """Return the rows as a plain table that the same study, `wardround predict`, or an analysis reads."""
     from components.data.labels import Observation
 
     records, named = study.data.records, study.data.columns
@@ -120,10 +122,11 @@ def _write(output: Path, read: ReadPatients, study: Study) -> None:
     columns = [*(feature.column_name for feature in records.features), *([records.arm.column] if records.arm else [])]
     outcome = [named["time"], named["event"]] if study.task.survival else [named.get("label", "label")]
     patient = named.get("patient") or "patient"
-    with output.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow([patient, *columns, *outcome])
-        for row in read.rows:
-            if not row.fault:
-                told = [row.label.time, row.label.event] if isinstance(row.label, Observation) else [row.label]
-                writer.writerow([row.patient, *(row.extras.get(column, "") for column in columns), *told])
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow([patient, *columns, *outcome])
+    for row in read.rows:
+        if not row.fault:
+            told = [row.label.time, row.label.event] if isinstance(row.label, Observation) else [row.label]
+            writer.writerow([row.patient, *(row.extras.get(column, "") for column in columns), *told])
+    return text.getvalue()

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from components.comparison import POOLED
 from components.evaluation.benefit import benefit_warnings, benefit_words
 from components.evaluation.benefit_metrics import overlap_warnings
 from components.evaluation.histograms import add_sums
@@ -23,7 +22,7 @@ from components.external import pooled_external
 from components.federation import Evaluation, metrics_of, subgroups_of
 from components.ledger import TrainingLedger
 from components.round_rules import Metric, headline
-from components.rounds import ScoreSums
+from components.rounds import POOLED, ScoreSums
 from components.site_effects import Agreement, agreement_remark, agreement_warnings, agreements
 from components.study import Study, watched
 from components.sums_file import read_sums

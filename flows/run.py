@@ -14,13 +14,13 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from components.assemble import assemble
-from components.comparison import POOLED
+from components.data.absent import absent_data
 from components.data.agreement import found_at, is_open, settled
 from components.data.sources import plan_sources, pooled_source
 from components.dispatch import Dispatcher, InitialModel, Preparation, SiteSetting
@@ -28,6 +28,7 @@ from components.errors import DataError, LeaseLostError, WardRoundError
 from components.journal import Journal
 from components.ledger import TrainingLedger, started, trainings, unfinished
 from components.long_sums import put_aside, put_back, short_study
+from components.rounds import POOLED
 from components.site_source import SiteSource
 from components.study import Study
 from flows import home as homes
@@ -124,7 +125,7 @@ def run_training(
 
         recorder = stack.enter_context(open_recorder(study, home))
         parts = Parts(study, home, folder, home / "exchange" / study.study, journal, dispatcher, recorder, watcher)
-        opening = Opening.ask(dispatcher, study, sources)
+        opening = replace(Opening.ask(dispatcher, study, sources), absent=absent_data(study, study_folder))
         import_flows(early.prefect)
         interrupted.check()
         return train_with(parts, opening, early, fresh=options.fresh)
@@ -207,11 +208,13 @@ class Opening:
         initial: The first weights; None of a table, where they depend on what the sites found.
         preparations: What each site found.
         pooled: What the pooled site found, if the study compares with it.
+        absent: In a simulation, what of the sites' data is not on this machine, in words.
     """
 
     initial: Future[InitialModel] | None
     preparations: dict[str, Future[Preparation]]
     pooled: Future[Preparation] | None
+    absent: str = ""
 
     @classmethod
     def ask(cls, dispatcher: Dispatcher, study: Study, sources: Sequence[SiteSource]) -> Opening:
@@ -231,7 +234,7 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
     """Wait for the sites; then start a training in the journal, or take one up again."""
     study = parts.study
     preparations = {site: future.result() for site, future in opening.preparations.items()}
-    require_quorum(study, preparations)
+    require_quorum(study, preparations, opening.absent)
     require_metric(study, preparations)
     if opening.pooled is not None and not opening.pooled.result().ready:
         raise DataError(f"the pooled items cannot be used: {opening.pooled.result().reason}")

@@ -20,6 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
+from prefect._vendor.croniter.croniter import CroniterBadDateError, croniter  # what its scheduler reads times with
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType, WorkPoolFilter
@@ -67,16 +68,11 @@ async def deploy(study: Study | AnalysisStudy, folder: Path, *, cron: str, timez
         timezone: Whose clock, for example ``Europe/Berlin``.
 
     Raises:
-        StudyError: If there is no such time or timezone, or a study of the other kind is deployed by this name.
+        StudyError: If there is no such time or timezone, the time never comes, or a study of the other kind is
+            deployed by this name.
         StorageError: If the study cannot be written.
     """
-    try:
-        schedule = CronSchedule(cron=cron, timezone=timezone)
-    except ValidationError as error:
-        raise StudyError(
-            f"--cron {cron!r} with --timezone {timezone!r} is no schedule; for example: --cron '0 2 * * 0' is Sundays "
-            "at two in the night"
-        ) from error
+    schedule = schedule_of(cron, timezone)
     path, command = deployed_file(folder, study.study), "train" if isinstance(study, Study) else "analyse"
     if path.exists() and command_for(path) != command:
         raise StudyError(
@@ -93,6 +89,26 @@ async def deploy(study: Study | AnalysisStudy, folder: Path, *, cron: str, timez
             flow, name=study.study, work_pool_name=POOL, enforce_parameter_schema=False, parameters={},
             schedules=[DeploymentScheduleCreate(schedule=schedule, active=True)],
         )  # fmt: skip
+
+
+def schedule_of(cron: str, timezone: str) -> CronSchedule:
+    """Return a schedule; arguments as of `deploy`.
+
+    Raises:
+        StudyError: Naming the option that is wrong: no time, one that never comes, or no timezone.
+    """
+    example = "for example: --cron '0 2 * * 0' is Sundays at two in the night"
+    try:
+        CronSchedule(cron=cron, timezone="UTC")
+        croniter(cron).get_next()  # type: ignore[no-untyped-call]
+    except ValidationError as error:
+        raise StudyError(f"--cron {cron!r} is no schedule; {example}") from error
+    except CroniterBadDateError as error:
+        raise StudyError(f"--cron {cron!r} never comes: no month has that day; {example}") from error
+    try:
+        return CronSchedule(cron=cron, timezone=timezone)
+    except ValidationError as error:
+        raise StudyError(f"--timezone {timezone!r} is no timezone; for example: Europe/Berlin, or UTC") from error
 
 
 async def undeploy(study: str, folder: Path) -> bool:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from components.analytics.desk import SiteTable
 from components.analytics.plan import CUT, AnalysisStudy
+from components.data.bundled import lifelines_is_absent
 from components.data.partition import Divisible, partition, partition_by_column
 from components.errors import DataError
 from components.files import storage_errors, write_whole
@@ -39,6 +41,16 @@ def plan_tables(study: AnalysisStudy, study_folder: Path, home: Path) -> list[Si
     ]
 
 
+def absent_tables(study: AnalysisStudy, study_folder: Path) -> str:
+    """Say what of a study's tables is not on this machine; empty if all is there. As `components.data.absent`."""
+    if isinstance(study.sites, VirtualSites):
+        return "" if find_spec("lifelines") else lifelines_is_absent(study.analysis.table.source)
+    file = study.analysis.table.file
+    absent = [site for site in study.sites if not (study_folder / site.path / file).is_file()]
+    named = ", ".join(f"{site.path}/{file} ({site.name})" for site in absent)
+    return f"{named}: not beside the study ({study_folder.resolve()})" if absent else ""
+
+
 def lifelines_table(name: str) -> tuple[list[str], list[list[str]]]:
     """Return a table of lifelines' as names of columns and rows of text.
 
@@ -48,9 +60,7 @@ def lifelines_table(name: str) -> tuple[list[str], list[list[str]]]:
     try:
         from lifelines import datasets  # an extra: only these example studies need it
     except ModuleNotFoundError:
-        raise DataError(
-            f"the table {name} is one of lifelines', which is not installed here: pip install 'wardround[examples]'"
-        ) from None
+        raise DataError(lifelines_is_absent(name)) from None
     frame: Any = {"GBSG2": datasets.load_gbsg2, "lung": datasets.load_lung}[name]()
     rows = [["" if value != value else _plain(value) for value in row] for row in frame.itertuples(index=False)]
     return [str(column) for column in frame.columns], rows

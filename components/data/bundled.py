@@ -10,7 +10,13 @@ from components.errors import DataError
 from components.files import storage_errors, write_whole
 
 PREFIX = "lifelines:"
+INSTALL = "pip install lifelines"  # the extra `examples` brings no more
 TABLES = ("GBSG2",)  # the German Breast Cancer Study Group's second trial, 686 women (Schumacher et al. 1994)
+
+
+def lifelines_is_absent(table: str) -> str:
+    """Say that a table needs lifelines, and how to have it."""
+    return f"the table {table.removeprefix(PREFIX)} is one of lifelines', which is not installed here: {INSTALL}"
 
 
 def bundled_table(name: str) -> Path:
@@ -29,9 +35,7 @@ def bundled_table(name: str) -> Path:
     try:
         from lifelines import datasets  # an extra: only example studies need it
     except ModuleNotFoundError:
-        raise DataError(
-            f"the table {table} is one of lifelines', which is not installed here: pip install 'wardround[examples]'"
-        ) from None
+        raise DataError(lifelines_is_absent(table)) from None
     import pooch  # type: ignore[import-untyped]  # the cache folder that known data sets are in, too
 
     frame: Any = {"GBSG2": datasets.load_gbsg2}[table]()

@@ -61,8 +61,8 @@ def _read(path: Path, digest: str) -> str:
     """Read one of the published files."""
     if not path.is_file():
         raise DataError(
-            f"data.path {path.parent.name!r}: {path.name} is not in that folder below WARDROUND_DATA; "
-            "set WARDROUND_DATA to the folder that holds it"
+            f"data.path {path.parent.name!r}: {path.name} is not in that folder below WARDROUND_DATA "
+            f"({path.parents[1].resolve()}); set WARDROUND_DATA to the folder that holds {path.parent.name}"
         )
     content = path.read_bytes()
     if hashlib.sha256(content).hexdigest() != digest:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from components.errors import DataError
+from components.rounds import site_name
 from components.seeds import generator
 
 _DRAWS = 1000  # Dirichlet draws tried before a partition is given up
@@ -94,7 +95,7 @@ def partition_by_column(values: Sequence[str], patients: Sequence[str]) -> dict[
         For each site, in the order of their names, the indexes of its items, ascending.
 
     Raises:
-        DataError: If an item has no value, or two values give one name.
+        DataError: If an item has no value, two values give one name, or a name is no site's.
     """
     if not all(value.strip() for value in values):
         raise DataError("the column to partition by is empty for some items: fill it in, or leave those items out")
@@ -105,10 +106,13 @@ def partition_by_column(values: Sequence[str], patients: Sequence[str]) -> dict[
     names = {value: re.sub(r"[^A-Za-z0-9_.-]+", "-", value).strip("-_.")[:63] for value in set(home.values())}
     if "" in names.values() or len(set(names.values())) < len(names):
         raise DataError("the column to partition by gives sites without a name of their own: use letters and digits")
-    sites: dict[str, list[int]] = defaultdict(list)
+    try:
+        sites: dict[str, list[int]] = {site_name(name): [] for name in sorted(names.values())}
+    except ValueError as error:
+        raise DataError(f"the column to partition by: {error}") from None
     for index, patient in enumerate(patients):
         sites[names[home[patient]]].append(index)
-    return dict(sorted(sites.items()))
+    return sites
 
 
 _Stratum = tuple[str, str]  # class, named split

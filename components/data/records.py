@@ -25,6 +25,7 @@ from components.yaml_lines import read_yaml
 SITE_FEATURES = "features.yaml"  # a hospital's own description of its table, beside it
 MOST_NAMED = 20  # columns in a message
 MOST_OUTSIDE = 0.05  # of a survival table's times, as of a feature's values by default
+SEPARATORS = {";": "semicolons", "\t": "tabs", ",": "commas", "|": "bars"}
 NO_ARM = "missing arm"
 NO_CLASS = ()  # a label that is none of the study's classes, whatever they are called
 
@@ -56,7 +57,7 @@ def read_table(path: Path, data: Data, owner: str, *, labelled: bool = True) -> 
     names["split"] = data.columns.get("split", "")
     used = [name for name in names.values() if name] if labelled else []
     described = data.records.encoded if labelled else data.records.all_features
-    _require_columns([*used, *(feature.column_name for feature in described)], lines[0], owner)
+    _require_columns([*used, *(feature.column_name for feature in described)], lines[0], owner, labelled)
     classes = {plain(value.strip()): name for name, values in data.records.labels.items() for value in values}
     return [_row(number, line, names, classes) for number, line in enumerate(lines, start=1)]
 
@@ -93,8 +94,7 @@ def read_header(file: Path, records: Records, owner: str) -> list[str]:
             first = [cell.strip() for cell in next(csv.reader(text, delimiter=records.separator, strict=True), [])]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{owner}: its table cannot be read as a CSV in UTF-8 ({type(error).__name__})") from None
-    named = {feature.column_name for feature in records.features} <= set(first)
-    return first if named or not records.header else records.header
+    return first if _names_columns(first, records) or not records.header else records.header
 
 
 def encoded_features(records: Records, features: Sequence[Feature] | None = None) -> list[dict[str, Any]]:
@@ -269,28 +269,55 @@ def _read_csv(file: Path, records: Records, owner: str) -> list[dict[str, str]]:
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{owner}: its table cannot be read as a CSV in UTF-8 ({type(error).__name__})") from None
-    header = records.header or (lines[0] if lines else [])
-    needed = {feature.column_name for feature in records.all_features}
-    if lines and needed <= set(lines[0]):  # a file with names, also where the study expects none
+    if not lines:
+        return []
+    _require_separator(lines[0], records, owner)
+    header = records.header
+    if _names_columns(lines[0], records) or not header:  # a file with names, also where the study expects none
         header, lines = lines[0], lines[1:]
-    elif not records.header:
-        lines = lines[1:]
     if any(len(line) != len(header) for line in lines):
         odd = sum(len(line) != len(header) for line in lines)
-        raise DataError(f"{owner}: {odd} lines of its table do not have the {len(header)} columns that it should have")
+        unnamed = "; its first line does not name them as the study does" if header is records.header else ""
+        raise DataError(
+            f"{owner}: {odd} of {len(lines)} lines of its table do not have the {len(header)} columns that it should "
+            f"have{unnamed}"
+        )
     return [dict(zip(header, line, strict=True)) for line in lines]
 
 
-def _require_columns(names: Sequence[str], line: Mapping[str, str], owner: str) -> None:
+def _names_columns(line: Sequence[str], records: Records) -> bool:
+    """Tell a first line of names by half of the features' columns, so that one that lacks can be named."""
+    needed = {feature.column_name for feature in records.features}
+    return 2 * len(needed & set(line)) >= len(needed)
+
+
+def _require_separator(line: Sequence[str], records: Records, owner: str) -> None:
+    """Refuse a table whose cells stand between other marks than the study says."""
+    if _names_columns(line, records) or len(line) == len(records.header):
+        return
+    whole = records.separator.join(line)
+    for other, word in SEPARATORS.items():
+        cells = [cell.strip().strip('"') for cell in whole.split(other)]
+        as_header = len(cells) == len(records.header) > 1
+        if other != records.separator and (_names_columns(cells, records) or as_header):
+            raise DataError(
+                f"{owner}: its table is not separated by {SEPARATORS.get(records.separator, records.separator)}: is it "
+                f"by {word}? Write it anew, or say data.records.separator in the study"
+            )
+
+
+def _require_columns(names: Sequence[str], line: Mapping[str, str], owner: str, labelled: bool) -> None:
     """Refuse a table that lacks a column; its own columns are not named, since they may be a patient's data."""
     absent = [name for name in dict.fromkeys(names) if name not in line]
     if absent:
         more = f" and {len(absent) - MOST_NAMED} more" if len(absent) > MOST_NAMED else ""
+        study = (
+            ", or name them in data.columns and data.records of the study (an empty patient column says that every row "
+            "is a patient of its own)"
+        )
         raise DataError(
             f"{owner}: its table lacks the column {', '.join(absent[:MOST_NAMED])}{more}; it has {len(line)} "
-            "columns. Rename them there, "
-            "or name them in data.columns and data.records of the study (an empty patient column says that every row "
-            "is a patient of its own)"
+            f"columns. Rename them there{study if labelled else ''}"
         )
 
 

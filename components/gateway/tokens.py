@@ -23,7 +23,7 @@ from pydantic import ValidationError
 
 from components.errors import RefusedError
 from components.gateway.records import Record
-from components.rounds import Name, Sha256
+from components.rounds import Name, Sha256, SiteName
 
 PREFIX = "wr1"
 _TOKEN_CHARACTERS = 4096
@@ -43,7 +43,7 @@ class Invitation(Record):
     gateway: str
     authority: Sha256
     federation: Name
-    site: Name
+    site: SiteName
 
 
 @dataclass(frozen=True)

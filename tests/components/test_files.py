@@ -33,7 +33,7 @@ def test_other_errors_pass() -> None:
         raise ValueError("mine")
 
 
-@pytest.mark.parametrize(("path", "text"), [("/a/b", "a/b"), ("x", "x"), ("/w/x/y/z", "x/y/z")])
+@pytest.mark.parametrize(("path", "text"), [("/a/b", "/a/b"), ("x", "x"), ("/x/y/z", "/x/y/z"), ("/w/x/y/z", "x/y/z")])
 def test_only_the_last_parts_of_a_path_are_shown(path: str, text: str) -> None:
     assert shown(Path(path)) == text
 

@@ -115,6 +115,7 @@ BAD = [
     (GOOD[GOOD.index("sites:") : GOOD.index("strategy:")], "sites: []\n", ":9: sites: given a list of 0; must be a list of 1 or more, each a table with the keys name, path"),
     (GOOD[GOOD.index("  - name: east") : GOOD.index("strategy:")], "  partition: size:1\n", ":10: sites.partition: given 'size:1'; must be iid, dirichlet:ALPHA, sizes:A,B,... (parts that add up to 1) or column:NAME"),
     ("name: east", "name: St. Mary's", f":10: sites[0].name: given \"St. Mary's\"; must be {A_NAME}"),
+    ("name: east", "name: Pooled", ":10: sites[0].name: 'Pooled' stands for all sites' items in one place: give the site another name"),
     ("quorum: 2", "quorum: 0", f":19: rounds.quorum: given 0; must be {QUORUM}"),
     ("quorum: 2", "quorum: 1.5", f":19: rounds.quorum: given 1.5; must be {QUORUM}"),
     ("quorum: 2", "quorum: all", f":19: rounds.quorum: given 'all'; must be {QUORUM}"),

@@ -163,6 +163,6 @@ CASES = [
         "personal layers of a shared model",
         lambda b: ["predict", "models:/tiny/1", *b.film(), "--site", "site-1"],
         2,
-        ["--site site-1", "FedAvg", "leave --site out"],
+        ["--site site-1", "FedAvg", "leave it out"],
     ),
 ]

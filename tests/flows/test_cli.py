@@ -47,6 +47,7 @@ def test_every_command_explains_itself_in_80_columns(words: tuple[str, ...], war
     assert f"Usage: wardround{''.join(f' {word}' for word in words)}" in finished.out
     assert all(len(line) <= 80 for line in finished.out.splitlines())
     assert not CONTROL.search(finished.out)
+    assert "\n" not in (COMMANDS[words].help or "").replace("\n\n", "")  # lines end where the terminal does
 
 
 @pytest.mark.parametrize(
@@ -111,6 +112,17 @@ def test_the_studies_that_come_along_are_sound(name: str, wardround: Run) -> Non
     assert wardround("check", str(ROOT / "studies" / f"{name}.yaml")).code == 0
 
 
+def test_check_says_what_a_sound_study_needs_and_is_not_here(
+    study: str, wardround: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "films.npz").unlink(missing_ok=True)
+    trained = wardround("check", study)
+    assert (trained.code, "on this machine it lacks films.npz: not beside the study" in trained.out) == (0, True)
+    monkeypatch.setattr("components.analytics.sources.find_spec", lambda _: None)
+    analysed = wardround("check", str(ROOT / "studies" / "trial.yaml"))
+    assert (analysed.code, "not installed here: pip install lifelines" in analysed.out) == (0, True)
+
+
 def test_check_lists_every_mistake_with_its_line(tmp_path: Path, wardround: Run) -> None:
     study = write_study(tmp_path, rounds={"max": 0, "maxx": 1}, local={"batch_size": "many"})
     finished = wardround("check", str(study))
@@ -118,6 +130,23 @@ def test_check_lists_every_mistake_with_its_line(tmp_path: Path, wardround: Run)
     assert finished.out == ""
     named = re.findall(r"tiny\.yaml:\d+: ([a-z_.]+): ", finished.err)
     assert sorted(named) == ["local.batch_size", "rounds.max", "rounds.maxx"]
+
+
+def test_check_tells_an_absent_file_of_features_and_the_other_mistakes(tmp_path: Path, wardround: Run) -> None:
+    text = (ROOT / "studies" / "heart.yaml").read_text().replace("max: 40", "max: 0").replace("bins: 200", "bins: 2")
+    (tmp_path / "heart.yaml").write_text(text)
+    finished = wardround("check", str(tmp_path / "heart.yaml"))
+    assert finished.code == 2
+    named = re.findall(r"heart\.yaml:\d+: ([a-z_.]+): ", finished.err)
+    assert named == ["data.records.features", "rounds.max", "evaluate.bins"]
+
+
+def test_an_analysis_has_no_rounds(wardround: Run) -> None:
+    trial = str(ROOT / "studies" / "trial.yaml")
+    finished = wardround("simulate", trial, "--rounds", "3", "--strategy", "FedAvg", "--compare", "--seed", "2")
+    assert finished.code == 2
+    assert finished.err.startswith("error: --rounds, --strategy, --compare: ")
+    assert "analyses: it has no rounds" in finished.err
 
 
 def test_schema_is_json_that_names_the_sections(wardround: Run) -> None:
@@ -198,7 +227,7 @@ def test_a_disk_error_from_anywhere_is_told_in_words(
     monkeypatch.setattr("flows.api.load", fail)
     finished = wardround("check", study)
     assert finished.code == 6
-    assert finished.err.startswith("error: cannot use far/away/file: the disk is full: free space")
+    assert finished.err.startswith("error: cannot use /far/away/file: the disk is full: free space")
 
 
 def test_ctrl_c_before_anything_runs_is_one_message(

@@ -50,6 +50,9 @@ def test_mistakes_get_one_message_that_says_what_to_do(wardround: Run, tmp_path:
     own = wardround("coordinator", "invite", "coordinator", "--folder", str(tmp_path / "c"))
     assert (nobody.code, "wardround status lists them" in nobody.err) == (4, True)
     assert (own.code, "give the hospital another" in " ".join(own.err.split())) == (4, True)
+    for name, why in (("pooled", "all sites' items in one place"), ("St. Mary's", "a name of letters, digits")):
+        told = wardround("coordinator", "invite", name, "--folder", str(tmp_path / "c"))
+        assert (told.code, why in " ".join(told.err.split())) == (4, True)
     assert (nowhere.code, "wardround coordinator init" in " ".join(nowhere.err.split())) == (6, True)
     assert "nothing was up" in wardround("down").out
 

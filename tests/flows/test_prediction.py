@@ -18,9 +18,11 @@ from components.journal import read
 from components.ledger import trainings
 from components.study import Study
 from components.sums_file import read_sums
-from flows.prediction import FileScore, Scored, predict_files, print_scores
+from flows.prediction import FileScore, Scored, _read_items, predict_files
+from flows.score_table import print_scores
 from tests.command_line import Run, Trained, train_tiny
 from tests.references.tiny_study import tiny_study
+from tests.references.tiny_table import patients, table_study, write_table
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +167,18 @@ def test_an_output_that_cannot_be_written_is_told(trained: Trained, films: list[
     assert finished.code == StorageError.exit_code
     assert finished.err.startswith("error: cannot write ")
     assert "a file, not a folder" in finished.err
+
+
+def test_rows_that_cannot_be_scored_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    rows = patients("north", 20)
+    for row in rows[3:11]:
+        row["age"] = 300
+    table = write_table(tmp_path / "p.csv", rows)
+    with pytest.raises(DataError) as told:
+        _read_items(table_study(), [table])
+    assert str(told.value).startswith(f"8 of 20 rows cannot be scored: {table}: row 4: age is out of its range; ")
+    assert ("row 8: age" in str(told.value), "row 9: age" in str(told.value)) == (True, False)
+    assert str(told.value).endswith("; and 3 more; correct or leave out what is wrong")
 
 
 def test_many_classes_fit_into_80_columns_as_the_three_most_probable(tmp_path: Path) -> None:

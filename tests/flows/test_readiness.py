@@ -22,6 +22,8 @@ def test_too_few_ready_sites_are_named_each_reason_once() -> None:
     found = {"a": unready("a", "site a: no items"), "b": unready("b", "site b: no items"), "c": ready("c")}
     with pytest.raises(DataError, match=r"1 of 3 sites are ready, a round needs 2\. a, b: no items\. Mend"):
         require_quorum(tiny_study(rounds={"quorum": 2}), found)
+    with pytest.raises(DataError, match=r"no items\. Looked for a\.csv: not in /data\. Mend"):
+        require_quorum(tiny_study(rounds={"quorum": 2}), found, "a.csv: not in /data")
 
 
 def test_classes_may_be_spread_over_the_sites() -> None:

@@ -97,7 +97,7 @@ def test_a_column_names_the_sites_and_keeps_patients_together() -> None:
     assert sites == {"A": [0, 1, 2, 4], "B": [3]}
 
 
-@pytest.mark.parametrize("values", [["A", ""], ["?", "A"], ["A b", "A-b"]])
+@pytest.mark.parametrize("values", [["A", ""], ["?", "A"], ["A b", "A-b"], ["A", "Pooled"]])
 def test_a_column_without_a_name_for_each_site_is_refused(values: list[str]) -> None:
     with pytest.raises(DataError, match="column to partition by"):
         partition_by_column(values, ["p", "q"])

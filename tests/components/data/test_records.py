@@ -12,6 +12,7 @@ from components.data.encoding import CellError, encode
 from components.data.site_data import SiteData, open_site_data
 from components.data.sources import plan_sources
 from components.errors import DataError
+from components.redaction import redact
 from components.study import Study
 from tests.references.tiny_table import FEATURES, Patient, patients, records_study, table_study, write_table
 
@@ -138,6 +139,38 @@ def test_a_file_without_names_is_read_by_position(tmp_path: Path) -> None:
     named = open_site(tmp_path, study)
     path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
     assert open_site(tmp_path, study).digest == named.digest
+
+
+HEADLESS = {"header": ["age", "chol", "sex", "pain", "outcome"]}
+
+
+@pytest.mark.parametrize("records", [{}, HEADLESS])
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda text: text.replace("chol", "cholesterol"), "its table lacks the column chol; it has 5 columns"),
+        (lambda text: text.replace(",", ";"), "is not separated by commas: is it by semicolons"),
+        (lambda text: text.replace(",", "\t"), "is not separated by commas: is it by tabs"),
+        (lambda text: text + "1,2\n3,4\n", "2 of 62 lines of its table do not have the 5 columns that it should have$"),
+    ],
+)
+def test_a_table_says_what_it_lacks_by_its_first_line(
+    tmp_path: Path, records: dict[str, Any], edit: Callable[[str], str], says: str
+) -> None:
+    path = write_table(tmp_path / "north" / "patients.csv", patients("north", 60))
+    path.write_text(edit(path.read_text()))
+    with pytest.raises(DataError, match=says) as told:
+        open_site(tmp_path, records_study(**records))
+    assert redact(str(told.value)) == str(told.value)
+
+
+@pytest.mark.parametrize(("mark", "says"), [(";", "is it by semicolons"), (",", "2 of 2 lines .* as the study does$")])
+def test_a_table_without_names_says_what_it_lacks(tmp_path: Path, mark: str, says: str) -> None:
+    write_table(tmp_path / "north" / "patients.csv", patients("north", 60))
+    row = ["50", "200", "1", "none", "ill"] if mark == ";" else ["50", "200", "1"]
+    (tmp_path / "north" / "patients.csv").write_text(f"{mark.join(row)}\n" * 2)
+    with pytest.raises(DataError, match=says):
+        open_site(tmp_path, records_study(**HEADLESS))
 
 
 def test_parquet_gives_the_rows_of_the_csv(tmp_path: Path) -> None:
