@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from components.evaluation.benefit import benefit_words, contrast_words
 from components.evaluation.metrics import Estimate
 from components.evaluation.report import training_report
 from components.evaluation.summary import ReportFigure, RoundSummary, SiteSummary, TrainingSummary
@@ -107,6 +108,7 @@ def summarise(
         subgroups=subgroup_results(study, tested),
         external=external.get(ALL_SITES, {}),
         figures=tuple(ReportFigure(*FIGURES[place], png) for place, png in figures.items() if place in FIGURES),
+        benefit=f"{contrast_words(study)}, {benefit_words(study)}" if study.task.treatment else "",
         table=study.data.records is not None,
         links=session.recorder.links(),
     )

@@ -88,4 +88,4 @@ def _apart(one: Effect, other: Effect) -> bool:
 
 def _ratio(effect: Effect) -> str:
     low, value, high = (math.exp(item) for item in (effect.low, effect.value, effect.high))
-    return f"{value:.3g} ({low:.3g}-{high:.3g})"
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"

@@ -171,7 +171,7 @@ def comparison_table(comparison: Mapping[str, Mapping[str, Estimate]], digits: i
         A header and one row per site; models in the order they are first met; a dash where a site has none.
 
     >>> comparison_table({"north": {"local": Estimate(0.8, 0.7, 0.9, 50)}})
-    [['site', 'local'], ['north', '0.80 [0.70-0.90]']]
+    [['site', 'local'], ['north', '0.80 [0.70 to 0.90]']]
     """
     models = list(dict.fromkeys(model for results in comparison.values() for model in results))
     rows = [

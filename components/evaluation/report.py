@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from components.digits import interval_text, number_text
+from components.evaluation.benefit_metrics import IN_UNITS, digits_of
 from components.evaluation.intervals import Estimate
 from components.evaluation.summary import RoundSummary, SiteSummary, TrainingSummary
 from components.study import Metric
@@ -141,9 +143,9 @@ def _instant(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _number(value: float) -> str:
-    """Write a number with three digits after the point."""
-    return f"{value:.3f}"
+def _interval(found: Estimate, digits: int) -> str:
+    """Write the interval of an estimate."""
+    return interval_text(found.low, found.high, digits)
 
 
 def _picture(png: bytes) -> str:
@@ -175,9 +177,16 @@ def _template() -> Template:
     """Read the page's template once."""
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters.update(
-        instant=_instant, number=_number, picture=_picture, bar=_bar, duration=duration_text, usable_share=_usable_share
+        instant=_instant,
+        number=number_text,
+        interval=_interval,
+        picture=_picture,
+        bar=_bar,
+        duration=duration_text,
+        usable_share=_usable_share,
     )
     page.tests["web_address"] = _is_web_address
     page.globals["metric_names"] = METRIC_NAMES
     page.globals["off_scale"] = OFF_SCALE
+    page.globals["in_units"], page.globals["digits"] = IN_UNITS, digits_of
     return page.from_string(files("components.evaluation").joinpath("report.html.jinja").read_text(encoding="utf-8"))

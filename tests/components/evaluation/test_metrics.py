@@ -231,6 +231,6 @@ def test_comparison_table_has_a_dash_where_a_site_has_no_model() -> None:
     table = comparison_table({"north": {"local": item, "global": item}, "south": {"global": item}})
     assert table == [
         ["site", "local", "global"],
-        ["north", "0.50 [0.15-0.85]", "0.50 [0.15-0.85]"],
-        ["south", "-", "0.50 [0.15-0.85]"],
+        ["north", "0.50 [0.15 to 0.85]", "0.50 [0.15 to 0.85]"],
+        ["south", "-", "0.50 [0.15 to 0.85]"],
     ]

@@ -70,7 +70,7 @@ def summary(**changes: Any) -> TrainingSummary:
 def test_the_report_says_what_happened() -> None:
     text = " ".join(Page(training_report(summary())).text.split())
     for said in (
-        "pneumonia", "2026-11-03 14:02 UTC", "All rounds were run.", "0.925", "0.875\u20130.975", "version 2",
+        "pneumonia", "2026-11-03 14:02 UTC", "All rounds were run.", "0.925", "0.875 to 0.975", "version 2",
         "from round 2 of 2", "120 of 124 items usable, 4 quarantined", "2 min 0 s", "1 min 11 s",
         "north 80/84, south 40/40", "without south (refused: policy)", "bbbbbbbbbbbb", "0.913", "n 60",
         "wardround predict models:/pneumonia@champion FILE...", "south: no value for AUROC: no item has the class.",
@@ -82,9 +82,17 @@ def test_the_report_says_what_happened() -> None:
 def test_tests_are_told_by_ranks_where_rounds_watch_the_loss_and_what_has_no_interval_is_told_without() -> None:
     found = {"auroc": around(0.925, 120), "loss": Estimate(0.4, 0.4, 0.4, 120)}
     text = " ".join(Page(training_report(summary(metric="loss", test=found))).text.split())
-    assert "AUROC, all test items0.92595 % interval 0.875\u20130.975" in text.replace("\u202f", " ")
+    assert "AUROC, all test items0.92595 % interval 0.875 to 0.975" in text.replace("\u202f", " ")
     assert "Loss0.400120" in text
-    assert "0.400\u20130.400" not in text
+    assert "0.400 to 0.400" not in text
+
+
+def test_days_are_whole_and_say_of_which_arm_and_in_what() -> None:
+    found = {"effect": Estimate(-120.32, -288.699, 48.059, 286), "benefit_slope": Estimate(-0.08, -1.391, 1.231, 286)}
+    told = summary(test=found, benefit="drug: yes less no, days of the first 1825")
+    text = " ".join(Page(training_report(told)).text.split())
+    assert "Mean effect of the treatment drug: yes less no, days of the first 1825-120-289 to 48286" in text
+    assert "Slope of the benefit-0.080-1.391 to 1.231286" in text
 
 
 def test_equal_summaries_give_equal_reports() -> None:
