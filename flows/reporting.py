@@ -45,6 +45,13 @@ FIGURES = {
     "figures/components.png": ("Components", "What of the columns' variance each explains; pale: as near as was told."),
     "figures/comparison.png": ("Compared", "Local-only, federated and pooled model on each site's test items."),
 }
+SURVIVAL_FIGURES = {
+    "figures/test_calibration.png": (
+        "Calibration on the test items",
+        "What a predicted chance of the event until the first horizon means: the part of the patients in whom it was "
+        "seen until then; on the line, as many as predicted.",
+    ),
+}
 
 
 def write_report(
@@ -75,6 +82,7 @@ def summarise(
 ) -> TrainingSummary:
     """Collect what the report says; arguments as of `write_report`."""
     study, progress, told = session.study, session.progress(), test_metric(session.study)
+    titles = FIGURES | (SURVIVAL_FIGURES if study.task.survival else {})
     pooled = results[ALL_SITES]
     external = external_results(study, session.ledger, session.folder)
     started = next(entry for entry in session.journal.entries if entry.data.get("training") == session.training)
@@ -107,7 +115,7 @@ def summarise(
         remarks=tuple(filter(None, [agreement_remark(agreements_of(study, results))])),
         subgroups=subgroup_results(study, tested),
         external=external.get(ALL_SITES, {}),
-        figures=tuple(ReportFigure(*FIGURES[place], png) for place, png in figures.items() if place in FIGURES),
+        figures=tuple(ReportFigure(*titles[place], png) for place, png in figures.items() if place in titles),
         benefit=f"{contrast_words(study)}, {benefit_words(study)}" if study.task.treatment else "",
         table=study.data.records is not None,
         links=session.recorder.links(),

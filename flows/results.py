@@ -19,6 +19,7 @@ from components.evaluation.benefit_metrics import digits_of, overlap_warnings
 from components.evaluation.histograms import add_sums
 from components.evaluation.intervals import Estimate, estimate_text
 from components.evaluation.opposite import opposite_sites
+from components.evaluation.summary import MODEL_NAMES
 from components.external import pooled_external
 from components.federation import Evaluation, metrics_of, subgroups_of
 from components.ledger import TrainingLedger
@@ -29,7 +30,6 @@ from components.study import Study, watched
 from components.sums_file import read_sums
 
 ALL_SITES = "all sites"
-HEADINGS = {"local": "local only", "global": "federated", "pooled": "pooled data"}
 Results = dict[str, dict[str, dict[str, Estimate]]]
 External = Mapping[str, Mapping[str, Estimate]]
 NOTHING: External = MappingProxyType({})
@@ -167,14 +167,14 @@ def results_table(results: Results, metric: str, width: int = 80) -> Table:
     It fits into 80 columns with site names of 12 letters; longer ones are folded, and intervals stand below their
     values where so many columns of the terminal have no room for them beside.
     """
-    models = [name for name in HEADINGS if any(name in row for row in results.values())]
+    models = [name for name in MODEL_NAMES if any(name in row for row in results.values())]
     title = f"Test {metric.replace('_', ' ')} (95 % interval)"
     # Without edges and inner lines: three models with intervals must fit into 80 columns.
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("hospital", overflow="fold")
     joint = _joint(len(models), width)
     for model in models:
-        table.add_column(HEADINGS[model], no_wrap=True)
+        table.add_column(MODEL_NAMES[model], no_wrap=True)
     table.add_column("items", justify="right", no_wrap=True)
     for site, row in results.items():
         if site == ALL_SITES:

@@ -18,7 +18,8 @@ def shown_rows(table: Table) -> list[list[str]]:
     """Return a table's cells as text: all numbers of a kind with the same digits after the point.
 
     Kinds: ``ratio`` and ``log`` (its logarithm) have as many that none reads as no effect which is not; ``time`` none
-    where it is of hundreds; ``p`` three; ``expected`` (a number of patients) one. Other numbers have four significant digits.
+    where it is of hundreds; ``p`` three; ``expected`` (a number of patients) one. Other numbers
+    have four significant digits.
 
     >>> rows = [["size", 1.008, 1.00014, 0.0461], ["nodes", 1.053, 1.037, 3e-11]]
     >>> shown_rows(Table("cox", "Cox", ["of", "ratio", "from", "p"], rows, kinds=("", "ratio", "ratio", "p")))

@@ -9,6 +9,8 @@ from datetime import datetime
 from components.evaluation.intervals import Estimate
 from components.rounds import ItemCounts
 
+MODEL_NAMES = {"local": "local only", "global": "federated", "pooled": "pooled data"}  # in the order of their columns
+
 
 @dataclass(frozen=True)
 class RoundSummary:

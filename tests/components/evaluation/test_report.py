@@ -163,9 +163,22 @@ def test_a_training_without_a_champion_and_without_rounds_has_a_report() -> None
     assert "All sites: no value for AUROC: x." in page.text
 
 
-def test_models_are_compared_in_the_order_local_global_pooled() -> None:
+def test_models_are_compared_in_one_order_by_the_names_that_the_terminal_has() -> None:
     text = training_report(summary(comparison={"pooled": around(0.9), "global": around(0.89), "local": around(0.7)}))
-    assert re.findall(r'class="number">(local|global|pooled)<', text) == ["local", "global", "pooled"]
+    names = ["local only", "federated", "pooled data"]
+    assert re.findall(r'class="number">(local|global|pooled|local only|federated|pooled data)<', text) == names
+
+
+def test_taking_part_is_not_compared_with_nothing() -> None:
+    alone = dataclasses.replace(summary().sites[1], comparison={"global": around(0.88)})
+    assert "What taking part is worth" in training_report(summary())
+    assert "What taking part is worth" not in training_report(summary(sites=(alone,)))
+
+
+def test_what_a_table_is_of_does_not_scroll_with_it() -> None:
+    text = training_report(summary(subgroups={"women": {"auroc": around(0.8)}}, external={"auroc": around(0.8)}))
+    assert "<caption" not in text
+    assert len(re.findall(r'</p>\n<div class="scroll', text)) == text.count('<div class="scroll')
 
 
 def test_a_round_of_many_sites_is_counted_not_listed() -> None:
