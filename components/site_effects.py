@@ -84,7 +84,8 @@ def agreement_warnings(found: list[Agreement]) -> list[str]:
         seen = [item for item in found if site in item.opposed]
         words = "; ".join(f"{MEASURES[item.measure]} {_told(item, site)}" for item in seen)
         said.append(
-            f"{site}: {words}, the opposite of what the other hospitals see: are its arms, or its labels, swapped?"
+            f"{site}: {words}, the opposite of what the other hospitals see: are its arms, or its labels, swapped, "
+            "or are its patients unlike the others'?"
         )
     return said
 

@@ -24,6 +24,7 @@ from flows.results import (
     swapped,
     test_metric,
     treatment_warnings,
+    unlearned,
 )
 from flows.session import Session
 from flows.version import code_version
@@ -112,7 +113,7 @@ def summarise(
         undefined=_undefined(session, tested.pooled),
         comparison={model: row[told] for model, row in pooled.items() if told in row and ":" not in model},
         warnings=(*swapped(results), *treatment_warnings(study, tested, results)),
-        remarks=tuple(filter(None, [agreement_remark(agreements_of(study, results))])),
+        remarks=tuple(filter(None, [agreement_remark(agreements_of(study, results)), *unlearned(study, results)])),
         subgroups=subgroup_results(study, tested),
         external=external.get(ALL_SITES, {}),
         figures=tuple(ReportFigure(*titles[place], png) for place, png in figures.items() if place in titles),

@@ -94,6 +94,23 @@ def swapped(results: Results) -> list[str]:
     return opposite_sites({site: item for site, item in found.items() if item is not None}, survival=survival)
 
 
+def unlearned(study: Study, results: Results) -> list[str]:
+    """Say which sites' local-only model, of Newton's method, ranks patients as one does that has learned nothing.
+
+    Its first round only measures, at weights of 0: it is the best one where no step made the validation items likelier.
+    """
+    metric = headline(study.task.kind)
+    found = [
+        site for site, row in results.items() if metric in (own := row.get("local", {})) and own[metric].value == 0.5
+    ]
+    if study.local.method != "newton" or not found:
+        return []
+    return [
+        f"{', '.join(found)}: a local-only model of 0.500 has most likely learned nothing: from so few patients, or "
+        "outcomes, no step made it better on its own validation items than weights of 0."
+    ]
+
+
 def agreements_of(study: Study, results: Results) -> list[Agreement]:
     """Compare what the hospitals see of a treatment; nothing where there is none."""
     if study.task.treatment is None:
@@ -193,6 +210,8 @@ def print_results(console: Console, study: Study, results: Results, external: Ex
     console.print(results_table(results, metric, console.width))
     for text in swapped(results):
         console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
+    for text in unlearned(study, results):
+        console.print(escape(text), highlight=False, soft_wrap=True)
     if study.task.treatment is not None:
         _print_benefit(console, study, results)
     local = [row[metric] for name, row in results[ALL_SITES].items() if name.startswith("local:") and metric in row]

@@ -1,13 +1,17 @@
 import io
 import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from components.evaluation.intervals import Estimate
-from flows.results import ALL_SITES, Results, print_results, results_table
+from components.study_file import load_study
+from flows.results import ALL_SITES, Results, print_results, results_table, unlearned
 from tests.command_line import Trained
 from tests.references.tiny_study import tiny_study
+
+STUDIES = Path(__file__).parents[2] / "studies"
 
 
 def estimates(value: float) -> dict[str, Estimate]:
@@ -61,6 +65,18 @@ def test_a_metric_that_a_site_does_not_have_is_a_dash() -> None:
     found["west"]["global"] = {}
     (row,) = [line for line in printed(found, width=100) if line.startswith("west")]
     assert re.split(r" {2,}", row.strip()) == ["west", "0.700 [0.649 to 0.731]", "-", "0.920 [0.869 to 0.951]"]
+
+
+def test_a_local_model_that_learned_nothing_is_told_of_where_newtons_method_starts_from_none() -> None:
+    study = load_study(STUDIES / "breast.yaml")
+    found: Results = {
+        "europe": {"local": {"concordance": Estimate(0.5, 0.37, 0.63, 51)}},
+        "south": {"local": {"concordance": Estimate(0.7, 0.54, 0.82, 45)}},
+        ALL_SITES: {"global": {"concordance": Estimate(0.5, 0.4, 0.6, 96)}},
+    }
+    (said,) = unlearned(study, found)
+    assert said.startswith("europe: a local-only model of 0.500")
+    assert unlearned(tiny_study(), results("east")) == []
 
 
 def test_nothing_is_printed_of_a_training_that_was_not_tested() -> None:
