@@ -35,7 +35,7 @@ External = Mapping[str, Mapping[str, Estimate]]
 NOTHING: External = MappingProxyType({})
 EXTERNAL_METRICS = {"auroc": "AUROC", "brier": "Brier", "calibration_slope": "slope"}  # what fits beside each other
 DIGITS = 3  # after the point
-INTERVAL, BESIDE = 25, 23  # letters of a column of intervals, and of all others: the name, and how many items
+INTERVAL, BESIDE = 25, 20  # letters of a column of intervals, and of all others: the name, and how many items
 SURVIVAL_METRICS = {"concordance": "concordance", "integrated_brier": "Brier", "calibration_ratio": "seen/expected"}
 
 

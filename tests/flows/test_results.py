@@ -32,7 +32,7 @@ def printed(what: Results, width: int = 80) -> list[str]:
 
 
 def test_a_row_has_each_model_with_its_interval_and_the_test_items() -> None:
-    (row,) = [line for line in printed(results("east", "west"), width=100) if line.startswith("east")]
+    (row,) = [line for line in printed(results("east", "west"), width=95) if line.startswith("east")]
     cells = ["east", "0.700 [0.649 to 0.731]", "0.912 [0.861 to 0.944]", "0.920 [0.869 to 0.951]", "40"]
     assert re.split(r" {2,}", row) == cells
 
