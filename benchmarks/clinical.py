@@ -99,7 +99,7 @@ def table_of(found: Mapping[str, Sequence[Outcome]], metrics: Sequence[str]) -> 
         for model, words in ((FEDERATED, "federated"), (POOLED, "pooled")):
             values = {metric: [item.models[model][metric].value for item in outcomes] for metric in metrics}
             first = estimate_text(outcomes[0].models[model][metrics[0]], 3)
-            cells = [f"{mean(each):.3f} ({min(each):.3f}-{max(each):.3f})" for each in values.values()]
+            cells = [f"{mean(each):.3f} ({min(each):.3f} to {max(each):.3f})" for each in values.values()]
             rows.append([f"{name}, {words}", *cells, first])
     return markdown_table(["model", *(metric.replace("_", " ") for metric in metrics), f"{metrics[0]}, seed 1"], rows)
 

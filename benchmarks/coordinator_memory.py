@@ -76,7 +76,7 @@ def report(runs: Sequence[Run]) -> Part:
     text = "\n\n".join([
         f"Most memory in {ROUNDS} rounds with updates of {UPDATE_BYTES / 1e6:.0f} MB; medians of "
         f"{len(runs) // len(HOSPITALS)} runs each, interleaved; load average when they started "
-        f"{loads[0]:.1f}-{loads[-1]:.1f}. No growth is asked: {HOSPITALS[1] - HOSPITALS[0]} more hospitals may not "
+        f"{loads[0]:.1f} to {loads[-1]:.1f}. No growth is asked: {HOSPITALS[1] - HOSPITALS[0]} more hospitals may not "
         "cost as much as one more update.",
         markdown_table(["hospitals", "wardround train", "gateway"], rows),
         markdown_table(["measured", "grown by", "asked", "holds"], asked),

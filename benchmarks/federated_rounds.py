@@ -68,7 +68,7 @@ def report(runs: Sequence[Run]) -> Part:
             _median(beyond), _median([item.evaluation_s for item in run.rounds]),
             _median([item.beyond_s - item.evaluation_s for item in run.rounds]),
         ])  # fmt: skip
-        spread = f"{min(beyond):.2f}-{max(beyond):.2f}"
+        spread = f"{min(beyond):.2f} to {max(beyond):.2f}"
         asked.append([f"round beyond training, {name} (s)", _median(beyond), spread, f"<= {most:g}",
                       _median(beyond) <= most])  # fmt: skip
         asked.append([f"first round, {name} (s)", run.first_round_s, "", f"<= {FIRST_ROUND_S:g}",

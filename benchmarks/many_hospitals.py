@@ -129,7 +129,7 @@ def report(found: Found, idle: Mapping[str, Sequence[Memory]], after: Mapping[st
     all_of_them = found.training == found.hospitals
     holds: Cell = seconds <= MOST_S if all_of_them or seconds > MOST_S else f"with {found.training} that train"
     asked: list[list[Cell]] = [
-        [f"a round with {found.hospitals} hospitals (s)", seconds, f"{min(whole):.2f}-{max(whole):.2f}",
+        [f"a round with {found.hospitals} hospitals (s)", seconds, f"{min(whole):.2f} to {max(whole):.2f}",
          f"<= {MOST_S:g}", holds],
     ]  # fmt: skip
     kinds = [kind for kind in after if kind != "other"]

@@ -127,7 +127,7 @@ def report(runs: Sequence[Run], *, difference: float) -> Part:
     middle = {variant: _medians(_of(runs, variant)) for variant in (PLAIN, PLAIN_LAST, ONE, TWO)}
     ratio = {variant: statistics.median(ratios(runs, variant)) for variant in (ONE, TWO)}
     more = middle[ONE]["peak_bytes"] - middle[PLAIN]["peak_bytes"]
-    spread = {variant: f"{min(ratios(runs, variant)):.2f}-{max(ratios(runs, variant)):.2f}" for variant in ratio}
+    spread = {variant: f"{min(ratios(runs, variant)):.2f} to {max(ratios(runs, variant)):.2f}" for variant in ratio}
     asked: list[list[Cell]] = [
         ["seconds per round, one process / plain", ratio[ONE], spread[ONE], "<= 1.15", ratio[ONE] <= 1.15],
         ["seconds per round, two processes / plain", ratio[TWO], spread[TWO], "<= 0.85", ratio[TWO] <= 0.85],
@@ -143,11 +143,12 @@ def report(runs: Sequence[Run], *, difference: float) -> Part:
     header = ["", "round (s)", "of it training (s)", "first step (s)", "job (s)", "memory", "largest other process"]
     repeats, loads = len(runs) // 4, sorted(item.load for item in runs)
     text = "\n\n".join([
-        f"Medians of {repeats} runs each, interleaved; load average when they started {loads[0]:.1f}-{loads[-1]:.1f}. "
-        "A round is from the third on, with its evaluation, and everything recorded beside it. Training is added "
-        "up over the sites. Our first step is an upper bound: all that the first training took longer than a later "
-        "one counts as before it. We train in the channels-last memory format, a plain loop by default does not; in "
-        f"that format its weights after one round differ from ours by {difference:.1e} at the most.",
+        f"Medians of {repeats} runs each, interleaved; load average when they started {loads[0]:.1f} to "
+        f"{loads[-1]:.1f}. A round is from the third on, with its evaluation, and everything recorded beside it. "
+        "Training is added up over the sites. Our first step is an upper bound: all that the first training took "
+        "longer than a later one counts as before it. We train in the channels-last memory format, a plain loop by "
+        f"default does not; in that format its weights after one round differ from ours by {difference:.1e} at the "
+        "most.",
         markdown_table(header, rows),
         markdown_table(["measured", "median", "range", "asked", "holds"], asked),
     ])  # fmt: skip
@@ -169,4 +170,4 @@ def _line(runs: Sequence[Run], field: str, most: float) -> list[str | float | bo
     """Return median, range, what is asked and whether it holds, for two processes."""
     values = [float(getattr(item, field)) for item in _of(runs, TWO)]
     middle = statistics.median(values)
-    return [middle, f"{min(values):.1f}-{max(values):.1f}", f"<= {most:g}", middle <= most]
+    return [middle, f"{min(values):.1f} to {max(values):.1f}", f"<= {most:g}", middle <= most]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from components.analytics.meta import Combined, Effect, combine
 from components.analytics.survival import Z95
+from components.evaluation.benefit_metrics import digits_of
 from components.evaluation.intervals import Estimate, estimate_text
 
 MEASURES = {"effect": "mean effect of the second arm", "benefit_slope": "observed on predicted benefit"}
@@ -81,11 +82,18 @@ def agreement_warnings(found: list[Agreement]) -> list[str]:
     opposed = sorted({site for item in found for site in item.opposed})
     for site in opposed:
         seen = [item for item in found if site in item.opposed]
-        words = "; ".join(f"{MEASURES[item.measure]} {estimate_text(item.by_site[site])}" for item in seen)
+        words = "; ".join(f"{MEASURES[item.measure]} {_told(item, site)}" for item in seen)
         said.append(
-            f"{site}: {words}, the opposite of what the other hospitals see: are its arms, or its labels, swapped?"
+            f"{site}: {words}, the opposite of what the other hospitals see: are its arms, or its labels, swapped, "
+            "or are its patients unlike the others'?"
         )
     return said
+
+
+def _told(item: Agreement, site: str) -> str:
+    """Write what a hospital sees."""
+    found = item.by_site[site]
+    return estimate_text(found, digits_of(item.measure, found, 2))
 
 
 def _q(item: Agreement) -> str:

@@ -22,12 +22,15 @@ from flows.progress import Watcher
 
 if TYPE_CHECKING:
     from components.analytics.analysis import Results
+    from components.analytics.tables import Table
     from flows.analytics import AnalysisOutcome
     from flows.early import EarlyStart
 
 SUMMARY = ("survival", "rmst", "logrank", "cox", "meta_analysis")  # tables that are printed
 FreshAnalysis = Annotated[bool, typer.Option("--fresh", help="Begin anew instead of resuming an unfinished analysis.")]
 WORDS = 14  # letters of a name that stay on one line of a narrow terminal
+LONGEST = 19  # letters of a word that is not broken there
+SHORT = {"coefficient": "log hazard ratio", "p of proportionality": "p of prop. hazards"}  # headings for 80 columns
 
 
 def add_to(app: typer.Typer) -> None:
@@ -106,7 +109,7 @@ def simulate_analysis(
 
 def print_analysis(console: Console, outcome: AnalysisOutcome) -> None:
     """Print what an analysis found, in short, and where the whole of it is."""
-    from components.analytics.report import cell_text, control_text
+    from components.analytics.report import control_text
 
     found = outcome.found
     sites = f"[bold]{escape(outcome.analysis)}[/bold]: {len(found.sites)} sites"
@@ -114,25 +117,45 @@ def print_analysis(console: Console, outcome: AnalysisOutcome) -> None:
     for table in outcome.tables:
         if table.name not in SUMMARY:
             continue
-        grid = Grid(title=escape(table.title), title_justify="left", title_style="bold", header_style="dim", box=None)
-        rows = [[cell_text(cell) for cell in row] for row in table.rows]
-        for place, name in enumerate(table.header):
-            numbers = all(not isinstance(row[place], str) for row in table.rows)
-            widest = max((len(row[place]) for row in rows), default=0)
-            least = widest if numbers else min(widest, WORDS)
-            grid.add_column(escape(name), justify="right" if numbers else "left", min_width=least)
-        for row in rows:
-            grid.add_row(*map(escape, row))
         console.print()
-        # A number is never cut: where the terminal is too narrow for the numbers, its lines break.
-        needed = Measurement.get(console, console.options.update(width=1000), grid).minimum
-        console.print(grid, width=max(console.width, needed), crop=False)
+        print_table(console, table)
     console.print()
     for note in found.notes:
         console.print(f"Note: {escape(note)}", soft_wrap=True)
     for site, reason, methods in _left_out(found):
         console.print(f"{escape(', '.join(methods))}: without {escape(site)}: {escape(reason)}", soft_wrap=True)
     console.print(f"Report: {escape(homes.as_typed(outcome.report))}", soft_wrap=True)
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print a table; where a terminal is too narrow, headings break between words, and no number and no word is cut."""
+    grid, wide = _grid(table), console.options.update(width=1000)
+    if Measurement.get(console, wide, grid).maximum > console.width:
+        for column in grid.columns:
+            column.width = column.min_width if column.justify == "right" else None
+    needed = Measurement.get(console, wide, grid).minimum
+    console.print(grid, width=max(console.width, needed), crop=False)
+
+
+def _grid(table: Table) -> Grid:
+    """Lay out a table, each column at least as wide as its numbers and its longest word."""
+    from components.analytics.wording import numeric_columns, shown_rows
+
+    grid = Grid(
+        title=escape(table.title), title_justify="left", title_style="bold", header_style="dim", box=None,
+        pad_edge=False,
+    )  # fmt: skip
+    rows = shown_rows(table)
+    for place, (name, numbers) in enumerate(zip(table.header, numeric_columns(table), strict=True)):
+        heading, cells = SHORT.get(name, name), [row[place] for row in rows]
+        words = [word for text in [heading, *([] if numbers else cells)] for word in text.split()]
+        least = max(map(len, words + (cells if numbers else [])), default=0)
+        if not numbers:
+            least = max(min(max(map(len, cells), default=0), WORDS), min(least, LONGEST))
+        grid.add_column(escape(heading), justify="right" if numbers else "left", min_width=least, overflow="fold")
+    for row in rows:
+        grid.add_row(*map(escape, row))
+    return grid
 
 
 def _left_out(found: Results) -> list[tuple[str, str, list[str]]]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from components.evaluation.benefit import benefit_words, contrast_words
 from components.evaluation.metrics import Estimate
 from components.evaluation.report import training_report
 from components.evaluation.summary import ReportFigure, RoundSummary, SiteSummary, TrainingSummary
@@ -23,6 +24,7 @@ from flows.results import (
     swapped,
     test_metric,
     treatment_warnings,
+    unlearned,
 )
 from flows.session import Session
 from flows.version import code_version
@@ -46,6 +48,13 @@ FIGURES = {
     "figures/external.png": ("Left out", "Each hospital by the model trained at the others."),
     "figures/components.png": ("Components", "What of the columns' variance each explains; pale: as near as was told."),
     "figures/comparison.png": ("Compared", "Local-only, federated and pooled model on each site's test items."),
+}
+SURVIVAL_FIGURES = {
+    "figures/test_calibration.png": (
+        "Calibration on the test items",
+        "What a predicted chance of the event until the first horizon means: the part of the patients in whom it was "
+        "seen until then; on the line, as many as predicted.",
+    ),
 }
 
 
@@ -77,6 +86,7 @@ def summarise(
 ) -> TrainingSummary:
     """Collect what the report says; arguments as of `write_report`."""
     study, progress, told = session.study, session.progress(), test_metric(session.study)
+    titles = FIGURES | (SURVIVAL_FIGURES if study.task.survival else {})
     pooled = results[ALL_SITES]
     external = external_results(study, session.ledger, session.folder)
     started = next(entry for entry in session.journal.entries if entry.data.get("training") == session.training)
@@ -106,10 +116,11 @@ def summarise(
         undefined=_undefined(session, tested.pooled),
         comparison={model: row[told] for model, row in pooled.items() if told in row and ":" not in model},
         warnings=(*swapped(results), *treatment_warnings(study, tested, results)),
-        remarks=tuple(filter(None, [agreement_remark(agreements_of(study, results))])),
+        remarks=tuple(filter(None, [agreement_remark(agreements_of(study, results)), *unlearned(study, results)])),
         subgroups=subgroup_results(study, tested),
         external=external.get(ALL_SITES, {}),
-        figures=tuple(ReportFigure(*FIGURES[place], png) for place, png in figures.items() if place in FIGURES),
+        figures=tuple(ReportFigure(*titles[place], png) for place, png in figures.items() if place in titles),
+        benefit=f"{contrast_words(study)}, {benefit_words(study)}" if study.task.treatment else "",
         table=study.data.records is not None,
         links=session.recorder.links(),
     )

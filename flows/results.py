@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from components.evaluation.benefit import benefit_warnings, benefit_words
-from components.evaluation.benefit_metrics import overlap_warnings
+from components.evaluation.benefit import benefit_warnings, benefit_words, contrast_words
+from components.evaluation.benefit_metrics import digits_of, overlap_warnings
 from components.evaluation.histograms import add_sums
-from components.evaluation.intervals import Estimate
+from components.evaluation.intervals import Estimate, estimate_text
 from components.evaluation.opposite import opposite_sites
+from components.evaluation.summary import MODEL_NAMES
 from components.external import pooled_external
 from components.federation import Evaluation, metrics_of, subgroups_of
 from components.ledger import TrainingLedger
@@ -28,11 +29,12 @@ from components.study import Study, watched
 from components.sums_file import read_sums
 
 ALL_SITES = "all sites"
-HEADINGS = {"local": "local only", "global": "federated", "pooled": "pooled data"}
 Results = dict[str, dict[str, dict[str, Estimate]]]
 External = Mapping[str, Mapping[str, Estimate]]
 NOTHING: External = MappingProxyType({})
 EXTERNAL_METRICS = {"auroc": "AUROC", "brier": "Brier", "calibration_slope": "slope"}  # what fits beside each other
+DIGITS = 3  # after the point
+INTERVAL, BESIDE = 25, 20  # letters of a column of intervals, and of all others: the name, and how many items
 SURVIVAL_METRICS = {"concordance": "concordance", "integrated_brier": "Brier", "calibration_ratio": "seen/expected"}
 
 
@@ -91,6 +93,23 @@ def swapped(results: Results) -> list[str]:
     return opposite_sites({site: item for site, item in found.items() if item is not None}, survival=survival)
 
 
+def unlearned(study: Study, results: Results) -> list[str]:
+    """Say which sites' local-only model, of Newton's method, ranks patients as one does that has learned nothing.
+
+    Its first round only measures, at weights of 0: it is the best one where no step made the validation items likelier.
+    """
+    metric = headline(study.task.kind)
+    found = [
+        site for site, row in results.items() if metric in (own := row.get("local", {})) and own[metric].value == 0.5
+    ]
+    if study.local.method != "newton" or not found:
+        return []
+    return [
+        f"{', '.join(found)}: a local-only model of 0.500 has most likely learned nothing: from so few patients, or "
+        "outcomes, no step made it better on its own validation items than weights of 0."
+    ]
+
+
 def agreements_of(study: Study, results: Results) -> list[Agreement]:
     """Compare what the hospitals see of a treatment; nothing where there is none."""
     if study.task.treatment is None:
@@ -134,20 +153,20 @@ def external_metrics(found: External) -> dict[str, str]:
     return SURVIVAL_METRICS if survival else EXTERNAL_METRICS
 
 
-def external_table(found: External) -> Table:
-    """Return what `external_results` found as a table for a terminal."""
+def external_table(found: External, width: int = 80) -> Table:
+    """Return what `external_results` found as a table for a terminal of so many columns."""
     table = Table(
         title="Each hospital by a model that never saw it (95 % interval)", title_justify="left",
         box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False,
     )  # fmt: skip
     table.add_column("left out", overflow="fold")
-    metrics = external_metrics(found)
+    metrics, joint = external_metrics(found), _joint(len(external_metrics(found)), width)
     for heading in metrics.values():
         table.add_column(heading, no_wrap=True)
     for site, row in found.items():
         if site == ALL_SITES:
             table.add_section()
-        cells = [_words(row.get(metric)) for metric in metrics]
+        cells = [estimate_text(row.get(metric), DIGITS, joint=joint) for metric in metrics]
         table.add_row(escape(site), *cells)
     return table
 
@@ -158,23 +177,25 @@ def test_metric(study: Study) -> Metric:
     return headline(study.task.kind) if metric == "loss" else metric
 
 
-def results_table(results: Results, metric: str) -> Table:
+def results_table(results: Results, metric: str, width: int = 80) -> Table:
     """Return the test results as a table: a row for each site, a column for each model, with 95 % intervals.
 
-    It fits into 80 columns with site names of 12 letters; longer ones are folded.
+    It fits into 80 columns with site names of 12 letters; longer ones are folded, and intervals stand below their
+    values where so many columns of the terminal have no room for them beside.
     """
-    models = [name for name in HEADINGS if any(name in row for row in results.values())]
+    models = [name for name in MODEL_NAMES if any(name in row for row in results.values())]
     title = f"Test {metric.replace('_', ' ')} (95 % interval)"
     # Without edges and inner lines: three models with intervals must fit into 80 columns.
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("hospital", overflow="fold")
+    joint = _joint(len(models), width)
     for model in models:
-        table.add_column(HEADINGS[model], no_wrap=True)
+        table.add_column(MODEL_NAMES[model], no_wrap=True)
     table.add_column("items", justify="right", no_wrap=True)
     for site, row in results.items():
         if site == ALL_SITES:
             table.add_section()
-        cells = [_cell(row, model, metric) for model in models]
+        cells = [estimate_text(row.get(model, {}).get(metric), DIGITS, joint=joint) for model in models]
         support = row.get("global", {}).get(metric)
         table.add_row(escape(site), *cells, str(support.support) if support else "")
     return table
@@ -185,9 +206,11 @@ def print_results(console: Console, study: Study, results: Results, external: Ex
     if ALL_SITES not in results:
         return
     metric = test_metric(study)
-    console.print(results_table(results, metric))
+    console.print(results_table(results, metric, console.width))
     for text in swapped(results):
         console.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
+    for text in unlearned(study, results):
+        console.print(escape(text), highlight=False, soft_wrap=True)
     if study.task.treatment is not None:
         _print_benefit(console, study, results)
     local = [row[metric] for name, row in results[ALL_SITES].items() if name.startswith("local:") and metric in row]
@@ -196,7 +219,7 @@ def print_results(console: Console, study: Study, results: Results, external: Ex
         console.print(f"\nEach local-only model on the test items of all hospitals: {mean:.3f} on average.")
     if external:
         console.print()
-        console.print(external_table(external))
+        console.print(external_table(external, console.width))
 
 
 def _print_benefit(console: Console, study: Study, results: Results) -> None:
@@ -204,13 +227,13 @@ def _print_benefit(console: Console, study: Study, results: Results) -> None:
     found, unit, compared = results[ALL_SITES].get("global", {}), benefit_words(study), agreements_of(study, results)
     lines = {
         "recommended_gain": f"Patients given the recommended arm did better than the others by ({unit})",
-        "effect": "Mean effect of the second arm",
+        "effect": f"Mean effect, {contrast_words(study)} ({unit})",
         "qini": "Qini coefficient (0: ranks benefits no better than chance)",
         "benefit_slope": "Observed on predicted benefit (1: as predicted)",
     }
     console.print()
     for name, words in lines.items():
-        console.print(f"{words}: {_words(found.get(name))}", highlight=False, soft_wrap=True)
+        console.print(f"{escape(words)}: {escape(_told(name, found.get(name)))}", highlight=False, soft_wrap=True)
     if compared:
         console.print(escape(agreement_remark(compared)), highlight=False, soft_wrap=True)
     for text in (*agreement_warnings(compared), *benefit_warnings(study)):
@@ -223,12 +246,11 @@ def _at_site(study: Study, sums: dict[str, dict[str, ScoreSums]], site: str) -> 
     return {name: metrics_of(study, item) for name, item in found.items() if item is not None}
 
 
-def _cell(row: dict[str, dict[str, Estimate]], model: str, metric: str) -> str:
-    return _words(row.get(model, {}).get(metric))
+def _told(metric: str, found: Estimate | None) -> str:
+    """Write an estimate: numbers of days whole, others to three digits."""
+    return estimate_text(found, DIGITS if found is None else digits_of(metric, found, DIGITS))
 
 
-def _words(found: Estimate | None) -> str:
-    """Write an estimate to three digits, and its interval to two: more of them say nothing."""
-    if found is None:
-        return "-"
-    return f"{found.value:.3f}" + (f" [{found.low:.2f}-{found.high:.2f}]" if found.low < found.high else "")
+def _joint(columns: int, width: int) -> str:
+    """Return what stands between a value and its interval: a new line where a terminal is too narrow."""
+    return " " if BESIDE + columns * INTERVAL <= width else "\n"

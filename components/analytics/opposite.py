@@ -13,6 +13,7 @@ from components.analytics.plan import Analysis
 from components.analytics.records import SiteExits, SiteLogrank
 from components.analytics.survival import Z95
 
+UNLIKE = "or are its patients unlike the others'?"
 _HALF = 0.1  # a share of events nearer than this to one half is like that of exchanged outcomes
 
 
@@ -24,7 +25,7 @@ def opposite_effects(effects: Mapping[str, Mapping[str, Effect]]) -> list[str]:
 
     >>> good = {site: {"drug": Effect(-0.5, 0.1)} for site in ("east", "north")}
     >>> opposite_effects(good | {"west": {"drug": Effect(0.6, 0.2)}})[0].rpartition(': ')[2]
-    'are its arms exchanged there?'
+    "are its arms exchanged there, or are its patients unlike the others'?"
     >>> opposite_effects(good | {"west": {"drug": Effect(0.1, 0.2)}})
     []
     """
@@ -35,7 +36,7 @@ def opposite_effects(effects: Mapping[str, Mapping[str, Effect]]) -> list[str]:
             if len(others) > 1 and _apart(effect, combine(others).random):
                 found.append(
                     f"{site}: the hazard ratio of {label} is {_ratio(effect)}, and at the other sites together "
-                    f"{_ratio(combine(others).random)}: are its arms exchanged there?"
+                    f"{_ratio(combine(others).random)}: are its arms exchanged there, {UNLIKE}"
                 )
     return found
 
@@ -70,7 +71,7 @@ def exchanged_events(exits: Mapping[str, SiteExits]) -> list[str]:
         if abs(usual - 0.5) > _HALF and abs(share - turned) <= error < abs(share - usual):
             found.append(
                 f"{site}: {100 * share:.0f} % have the event, and at the other sites together {100 * usual:.0f} %: are "
-                "events and censored exchanged there (1 is the event)?"
+                f"events and censored exchanged there (1 is the event), {UNLIKE}"
             )
     return found
 
@@ -88,4 +89,4 @@ def _apart(one: Effect, other: Effect) -> bool:
 
 def _ratio(effect: Effect) -> str:
     low, value, high = (math.exp(item) for item in (effect.low, effect.value, effect.high))
-    return f"{value:.3g} ({low:.3g}-{high:.3g})"
+    return f"{value:.3g} ({low:.3g} to {high:.3g})"

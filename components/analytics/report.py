@@ -10,7 +10,8 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined, Template
 
 from components.analytics.analysis import Results
-from components.analytics.tables import Cell, Table, is_nothing
+from components.analytics.tables import Table
+from components.analytics.wording import numeric_columns, shown_rows
 from components.yaml_lines import dump_yaml
 
 Picture = tuple[str, str, bytes]  # title, caption, PNG
@@ -56,17 +57,6 @@ def control_text(found: Results) -> str:
     )
 
 
-def cell_text(cell: Cell) -> str:
-    """Write a cell for people: four significant digits.
-
-    >>> [cell_text(cell) for cell in (None, 3, 0.012345, 1234.56, "north", float("inf"))]
-    ['', '3', '0.01235', '1235', 'north', '']
-    """
-    if is_nothing(cell) or cell is None:
-        return ""
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
-
-
 def _picture(png: bytes) -> str:
     """Return a picture as an address that holds it."""
     return f"data:image/png;base64,{base64.b64encode(png).decode()}"
@@ -76,5 +66,5 @@ def _picture(png: bytes) -> str:
 def _template() -> Template:
     """Read the page's template once."""
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    page.filters.update(picture=_picture, cell=cell_text)
+    page.filters.update(picture=_picture, shown_rows=shown_rows, numeric=numeric_columns)
     return page.from_string(files("components.analytics").joinpath("report.html.jinja").read_text(encoding="utf-8"))

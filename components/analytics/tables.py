@@ -28,6 +28,8 @@ class Table:
         rows: Its rows; None, and a number that is not finite, is nothing.
         note: What a reader has to know of it.
         shown: Whether the report shows it; a curve's points are for a file only.
+        kinds: How people are shown the numbers of each column, see `components.analytics.wording`; all alike if empty.
+        nothing: What people are shown where there is none.
     """
 
     name: str
@@ -36,6 +38,8 @@ class Table:
     rows: list[list[Cell]] = field(default_factory=list)
     note: str = ""
     shown: bool = True
+    kinds: tuple[str, ...] = ()
+    nothing: str = ""
 
 
 def csv_text(table: Table) -> str:
@@ -138,7 +142,7 @@ def _survival(found: Results) -> Table:
         )
         rows.append([arm, exits.patients, int(exits.events.sum()), median_time(curve), upper, lower])
     header = ["arm", "patients", "events", f"median ({unit})", "95 % from", "to"]
-    return Table("survival", "Survival by Kaplan-Meier", header, rows, "Empty: not reached.")
+    return Table("survival", "Survival by Kaplan-Meier", header, rows, nothing="not reached")
 
 
 def _points(found: Results, name: str, curves: dict[str, list[Curve]]) -> Table:
@@ -165,7 +169,8 @@ def _means(found: Results) -> Table:
             rows[-1][5:] = [gap.value, gap.low, gap.high, gap.p if gap.error else None]
     unit = found.study.analysis.time.unit
     header = ["arm", f"mean ({unit})", "error", "95 % from", "to", "difference", "95 % from", "to", "p"]
-    return Table("rmst", f"Restricted mean survival up to {first.horizon:g} {unit}", header, rows)
+    kinds = ("", *["time"] * 7, "p")
+    return Table("rmst", f"Restricted mean survival up to {first.horizon:g} {unit}", header, rows, kinds=kinds)
 
 
 def _logrank(found: Results) -> Table:
@@ -175,7 +180,7 @@ def _logrank(found: Results) -> Table:
         for arm, observed, expected in zip(_arms(found), test.observed, test.expected, strict=True):
             rows.append([name, arm, round(observed), expected, test.statistic, test.freedom, test.p])
     header = ["test", "arm", "observed", "expected", "chi squared", "degrees of freedom", "p"]
-    return Table("logrank", "Log-rank test", header, rows)
+    return Table("logrank", "Log-rank test", header, rows, kinds=("", "", "", "expected", "", "", "p"))
 
 
 def _cox(cox: Regression) -> Table:
@@ -193,7 +198,8 @@ def _cox(cox: Regression) -> Table:
         note += f" Proportionality over all covariates: p = {check.total_p:.3g}."
     header = ["covariate", "coefficient", "error", "robust error", "hazard ratio", "95 % from", "to", "p",
               "p of proportionality"]  # fmt: skip
-    return Table("cox", "Cox regression", header, rows, note)
+    kinds = ("", *["log"] * 3, *["ratio"] * 3, "p", "p")
+    return Table("cox", "Cox regression", header, rows, note, kinds=kinds)
 
 
 def _effects(found: Results) -> Table:
@@ -211,7 +217,8 @@ def _effects(found: Results) -> Table:
         for label, item in found.combined.items()
     ]
     header = ["arm", "site", "log hazard ratio", "error", "hazard ratio", "95 % from", "to", "p"]
-    return Table("meta_analysis", "Effect of the arms by site, unadjusted", header, rows, " ".join(notes))
+    kinds = ("", "", "log", "log", *["ratio"] * 3, "p")
+    return Table("meta_analysis", "Effect of the arms by site, unadjusted", header, rows, " ".join(notes), kinds=kinds)
 
 
 def _effect(label: str, name: str, effect: Effect) -> list[Cell]:

@@ -293,6 +293,12 @@ def benefit_words(study: Study) -> str:
     return f"{survival.unit} of the first {survival.horizons[-1]:g}"
 
 
+def contrast_words(study: Study) -> str:
+    """Return which arm's benefit over which is told of, as ``drug: yes less no``; empty without a treatment."""
+    arm = study.data.records.arm if study.data.records else None
+    return "" if arm is None else f"{arm.column}: {arm.levels[1]} less {arm.levels[0]}"
+
+
 def benefit_warnings(study: Study) -> list[str]:
     """Say plainly what a user must know of every benefit of this study; nothing where there is nothing to say.
 

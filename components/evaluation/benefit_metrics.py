@@ -21,6 +21,8 @@ from components.evaluation.intervals import Estimate, estimate, normal
 from components.rounds import ArmSums, BenefitMoments, TreatmentSums
 
 FEWEST = 2  # patients of an arm below which nothing is estimated
+IN_UNITS = ("effect", "recommended_gain", "auuc", "qini", "benefit_offset")  # in the outcome's: a probability, or days
+WHOLE = 10  # such a number, or its interval, that reaches so far is written without digits after the point
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,15 @@ def dense(arm: ArmSums, bins: int) -> Bins:
     weights, squares, outcomes = map(laid_out, (arm.weights, arm.squares, arm.outcomes))
     second, third = laid_out(arm.square_outcomes), laid_out(arm.squared_outcomes)
     return Bins(patients, mean, weights, squares, outcomes, second, third)
+
+
+def digits_of(metric: str, found: Estimate, digits: int = 3) -> int:
+    """Return how many digits after the point a metric is written with: none of days, whose parts say nothing.
+
+    >>> digits_of("effect", Estimate(-120.32, -288.7, 48.06, 280)), digits_of("effect", Estimate(0.12, 0.1, 0.2, 280))
+    (0, 3)
+    """
+    return 0 if metric in IN_UNITS and max(abs(found.low), abs(found.high)) >= WHOLE else digits
 
 
 def benefit_metrics(sums: TreatmentSums, bins: int, unit: float = 1.0) -> dict[str, Estimate]:

@@ -36,6 +36,7 @@ from components.evaluation.drawing import (
 )
 from components.evaluation.histograms import Floats, Integers
 from components.evaluation.intervals import Estimate, Outcome, estimate_text, mean_of, wilson
+from components.evaluation.summary import MODEL_NAMES
 from components.rounds import ScoreSums
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def convergence_figure(
                   markeredgecolor=INK, markeredgewidth=1.0, label=label, zorder=6)  # fmt: skip
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     titles(axes, "Convergence on the validation items", "round", _words(metric))
-    axes.legend(loc="best", **legend_style())
+    axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **legend_style())
     return png(figure)
 
 
@@ -206,8 +207,9 @@ def comparison_figure(metric: str, comparison: Mapping[str, Mapping[str, Estimat
         placed = [(row + offset, results[model]) for row, results in enumerate(comparison.values()) if model in results]
         values = np.array([item.value for _, item in placed])
         arms = [values - [item.low for _, item in placed], [item.high for _, item in placed] - values]
+        label = plain_text(MODEL_NAMES.get(model, model))
         axes.errorbar(values, [height for height, _ in placed], xerr=arms, linestyle="", marker=mark, markersize=7,
-                      color=colour, elinewidth=2, capsize=3.5, label=plain_text(model))  # fmt: skip
+                      color=colour, elinewidth=2, capsize=3.5, label=label)  # fmt: skip
     axes.set_yticks(range(len(comparison)), [plain_text(site) for site in comparison])
     axes.set_ylim(max(len(comparison), 1) - 0.5, -0.5)
     axes.hlines(

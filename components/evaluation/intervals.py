@@ -13,6 +13,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from components.digits import interval_text, number_text
+
 Interval = tuple[float, float]
 
 Z95 = 1.959963984540054  # 97.5 % point of the standard normal distribution
@@ -155,18 +157,23 @@ def mean_of(outcomes: Sequence[Outcome], *, disjoint: bool) -> Outcome:
     return estimate(value, (low, high), sum(supports) if disjoint else max(supports))
 
 
-def estimate_text(value: Estimate | None, digits: int = 2) -> str:
+def estimate_text(value: Estimate | None, digits: int = 2, *, joint: str = " ") -> str:
     """Write an estimate for a table of plain text; what is not defined is a dash, and what has no interval has none.
 
+    Args:
+        value: The estimate.
+        digits: Digits after the point, of the value and of its interval.
+        joint: Between the value and its interval.
+
     >>> estimate_text(Estimate(0.934, 0.9, 0.951, 200))
-    '0.93 [0.90-0.95]'
+    '0.93 [0.90 to 0.95]'
     >>> estimate_text(Estimate(0.934, 0.934, 0.934, 200)), estimate_text(None)
     ('0.93', '-')
     """
     if value is None:
         return "-"
-    interval = f" [{value.low:.{digits}f}-{value.high:.{digits}f}]" if value.low < value.high else ""
-    return f"{value.value:.{digits}f}{interval}"
+    interval = f"{joint}[{interval_text(value.low, value.high, digits)}]" if value.low < value.high else ""
+    return f"{number_text(value.value, digits)}{interval}"
 
 
 def _expit(logit: float) -> float:

@@ -10,7 +10,7 @@ and it is undefined where it is undefined for one class.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +23,6 @@ from components.evaluation.intervals import (
     Undefined,
     bounded,
     estimate,
-    estimate_text,
     mean_of,
     normal,
     wilson,
@@ -32,7 +31,7 @@ from components.evaluation.recalibration import calibration_line
 from components.rounds import ScoreSums
 from components.study import Metric, Task
 
-__all__ = ["Estimate", "class_metrics", "comparison_table", "estimate_metrics", "undefined_metrics"]
+__all__ = ["Estimate", "class_metrics", "estimate_metrics", "undefined_metrics"]
 
 CALIBRATION_BINS = 10
 
@@ -158,26 +157,6 @@ def calibration_error(row: OneAgainstRest) -> Outcome:
         return estimate(value, wilson(value * count, count), count)
     low, high = normal(value, spread)
     return estimate(value, (max(0.0, low - math.sqrt(2 / math.pi) * float(sigmas.sum())), min(1.0, high)), count)
-
-
-def comparison_table(comparison: Mapping[str, Mapping[str, Estimate]], digits: int = 2) -> list[list[str]]:
-    """Lay out estimates by site and model as rows of text.
-
-    Args:
-        comparison: By site, then by model (``local``, ``global``, ``pooled``).
-        digits: Digits after the point.
-
-    Returns:
-        A header and one row per site; models in the order they are first met; a dash where a site has none.
-
-    >>> comparison_table({"north": {"local": Estimate(0.8, 0.7, 0.9, 50)}})
-    [['site', 'local'], ['north', '0.80 [0.70-0.90]']]
-    """
-    models = list(dict.fromkeys(model for results in comparison.values() for model in results))
-    rows = [
-        [site, *(estimate_text(results.get(model), digits) for model in models)] for site, results in comparison.items()
-    ]
-    return [["site", *models], *rows]
 
 
 def _rows(sums: ScoreSums, *, kind: TaskKind, threshold: float, classes: Sequence[str]) -> list[OneAgainstRest]:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from components.evaluation.intervals import Estimate, estimate_text
 
 _Z95, _Z99 = 1.959963984540054, 2.5758293035489004
+UNLIKE = "or are its patients unlike the others'?"  # true of real hospitals where nothing is wrong
 _EDGE = 1e-6  # an interval that ends at 0 or 1 has no logit there
 
 
@@ -23,7 +24,7 @@ def opposite_sites(found: Mapping[str, Estimate], *, survival: bool) -> list[str
 
     >>> found = {"east": Estimate(0.8, 0.7, 0.9, 90), "north": Estimate(0.8, 0.7, 0.9, 90)}
     >>> opposite_sites({**found, "west": Estimate(0.2, 0.1, 0.3, 90)}, survival=False)[0].rpartition(": ")[2]
-    'are its labels swapped?'
+    "are its labels swapped, or are its patients unlike the others'?"
     >>> opposite_sites({**found, "west": Estimate(0.52, 0.4, 0.6, 90)}, survival=False)
     []
     """
@@ -45,15 +46,15 @@ def opposite_sites(found: Mapping[str, Estimate], *, survival: bool) -> list[str
 
 def _words(site: str, item: Estimate, others: float, *, survival: bool) -> str:
     """Say what is seen, and ask."""
-    name, asked = ("AUROC", "are its labels swapped?")
+    name, asked = ("AUROC", "are its labels swapped")
     if survival:
         name, asked = (
             "concordance",
-            "are events and censored exchanged there, or its times wrong?",
+            "are events and censored exchanged there, are its times wrong",
         )
     how = "the model ranks its patients the wrong way round" if item.high < 0.5 else "no better than chance"
     usual = 1 / (1 + math.exp(-others))
-    return f"{site}: {name} {estimate_text(item)}, {how}, and {usual:.2f} at the other sites: {asked}"
+    return f"{site}: {name} {estimate_text(item)}, {how}, and {usual:.2f} at the other sites: {asked}, {UNLIKE}"
 
 
 def _together(found: Sequence[Estimate]) -> tuple[float, float]:

@@ -17,8 +17,10 @@ from urllib.parse import urlsplit
 
 from jinja2 import Environment, StrictUndefined, Template
 
+from components.digits import interval_text, number_text
+from components.evaluation.benefit_metrics import IN_UNITS, digits_of
 from components.evaluation.intervals import Estimate
-from components.evaluation.summary import RoundSummary, SiteSummary, TrainingSummary
+from components.evaluation.summary import MODEL_NAMES, RoundSummary, SiteSummary, TrainingSummary
 from components.study import Metric
 
 METRIC_NAMES = {
@@ -48,7 +50,6 @@ OFF_SCALE = (  # not of 0 to 1
     "loss", "calibration_slope", "calibration_intercept", "calibration_ratio",
     "effect", "recommended_gain", "auuc", "qini", "benefit_slope", "benefit_offset",
 )  # fmt: skip
-MODELS = ("local", "global", "pooled")  # the order of the comparison's columns
 NAMED_SITES = 8  # up to so many sites a round's row names each; above, it counts them
 
 
@@ -67,7 +68,7 @@ def training_report(summary: TrainingSummary) -> str:
     """
     comparisons = [summary.comparison, *(site.comparison for site in summary.sites)]
     named = {name for row in comparisons for name in row}
-    models = [*(name for name in MODELS if name in named), *sorted(named.difference(MODELS))]
+    models = [*(name for name in MODEL_NAMES if name in named), *sorted(named.difference(MODEL_NAMES))]
     return _template().render(
         summary=summary,
         metrics=[name for name in get_args(Metric) if _is_known(name, summary)],
@@ -141,9 +142,9 @@ def _instant(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
 
 
-def _number(value: float) -> str:
-    """Write a number with three digits after the point."""
-    return f"{value:.3f}"
+def _interval(found: Estimate, digits: int) -> str:
+    """Write the interval of an estimate."""
+    return interval_text(found.low, found.high, digits)
 
 
 def _picture(png: bytes) -> str:
@@ -175,9 +176,16 @@ def _template() -> Template:
     """Read the page's template once."""
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     page.filters.update(
-        instant=_instant, number=_number, picture=_picture, bar=_bar, duration=duration_text, usable_share=_usable_share
+        instant=_instant,
+        number=number_text,
+        interval=_interval,
+        picture=_picture,
+        bar=_bar,
+        duration=duration_text,
+        usable_share=_usable_share,
     )
     page.tests["web_address"] = _is_web_address
     page.globals["metric_names"] = METRIC_NAMES
-    page.globals["off_scale"] = OFF_SCALE
+    page.globals["off_scale"], page.globals["model_names"] = OFF_SCALE, MODEL_NAMES
+    page.globals["in_units"], page.globals["digits"] = IN_UNITS, digits_of
     return page.from_string(files("components.evaluation").joinpath("report.html.jinja").read_text(encoding="utf-8"))

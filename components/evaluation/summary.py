@@ -9,6 +9,8 @@ from datetime import datetime
 from components.evaluation.intervals import Estimate
 from components.rounds import ItemCounts
 
+MODEL_NAMES = {"local": "local only", "global": "federated", "pooled": "pooled data"}  # in the order of their columns
+
 
 @dataclass(frozen=True)
 class RoundSummary:
@@ -89,6 +91,7 @@ class TrainingSummary:
         best_round: The round whose version is the champion, if there is one.
         champion: The champion's version; empty if there is none.
         sites: The sites, in the order of their names.
+        benefit: What the benefits of a treatment are: of which arm over which, and in what; empty without one.
         test: The champion's metrics on all test items together.
         undefined: Metrics that have no value there, with the reason.
         comparison: The watched metric on all test items, by model.
@@ -130,5 +133,6 @@ class TrainingSummary:
     subgroups: Mapping[str, Mapping[str, Estimate]] = field(default_factory=dict)
     external: Mapping[str, Estimate] = field(default_factory=dict)
     figures: tuple[ReportFigure, ...] = ()
+    benefit: str = ""
     table: bool = False
     links: Mapping[str, str] = field(default_factory=dict)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from components.digits import digits_apart, interval_text, number_text
 from components.evaluation.drawing import (
     DPI,
     GRID,
@@ -137,8 +138,15 @@ def forest_figure(rows: Sequence[ForestRow], *, title: str, across: str, referen
         else:
             axes.plot([row.low, row.high], [height, height], color=SITE_COLOURS[0], linewidth=1.8, zorder=3)
             axes.plot([row.value], [height], marker="s", markersize=4 + 9 * row.weight**0.5, color=SITE_COLOURS[0])
-        said = f"{row.value:.2f} [{row.low:.2f}, {row.high:.2f}]"
-        axes.text(1.02, height, said, transform=axes.get_yaxis_transform(), va="center", fontsize=9, color=INK)
+        axes.text(
+            1.02,
+            height,
+            _row_text(row, reference),
+            transform=axes.get_yaxis_transform(),
+            va="center",
+            fontsize=9,
+            color=INK,
+        )
     axes.axvline(reference, color=MUTED, linewidth=1.0, linestyle=(0, (2, 3)), zorder=1)
     axes.set_yticks(range(len(rows)), [plain_text(row.label) for row in rows])
     axes.set_ylim(max(len(rows), 1) - 0.4, -0.6)
@@ -147,6 +155,12 @@ def forest_figure(rows: Sequence[ForestRow], *, title: str, across: str, referen
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", length=0)
     return png(figure)
+
+
+def _row_text(row: ForestRow, reference: float) -> str:
+    """Write an estimate with as many digits as tell it from the reference."""
+    digits = digits_apart((row.value, row.low, row.high), reference, least=2)
+    return f"{number_text(row.value, digits)} [{interval_text(row.low, row.high, digits)}]"
 
 
 def _label_plainly(axes: Axes) -> None:

@@ -63,5 +63,5 @@ def test_clinical_models_are_told_with_their_spread_over_seeds_and_an_interval()
 
     table = clinical.table_of({"trees": [found(1, 0.8), found(2, 0.7)]}, ["auroc"])
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-    assert rows[0] == ["trees, federated", "0.750 (0.700-0.800)", "0.800 [0.700-0.900]"]
-    assert rows[1][:2] == ["trees, pooled", "0.900 (0.900-0.900)"]
+    assert rows[0] == ["trees, federated", "0.750 (0.700 to 0.800)", "0.800 [0.700 to 0.900]"]
+    assert rows[1][:2] == ["trees, pooled", "0.900 (0.900 to 0.900)"]

@@ -50,7 +50,7 @@ def test_hospitals_that_agree_are_hardly_ever_warned_of() -> None:
 
 def test_a_hospital_with_swapped_arms_is_named_though_the_mean_effect_is_none() -> None:
     said = [agreement_warnings(agreements(drawn(seed, 200, swapped="south"))) for seed in range(20)]
-    named = [[text.partition(":")[0] for text in texts if "swapped?" in text] for texts in said]
+    named = [[text.partition(":")[0] for text in texts if "labels, swapped" in text] for texts in said]
     assert sum(names == ["south"] for names in named) >= 18
     assert all(names in ([], ["south"]) for names in named)
 
@@ -61,7 +61,10 @@ def test_swapped_arms_turn_the_mean_effect_round_as_well() -> None:
     said = agreement_warnings(found)
     assert said[0].startswith("The hospitals differ in the mean effect of the second arm by more than chance (Coch")
     assert said[-1].startswith("west: mean effect of the second arm -0.")
-    assert said[-1].endswith("the opposite of what the other hospitals see: are its arms, or its labels, swapped?")
+    assert said[-1].endswith(
+        "the opposite of what the other hospitals see: are its arms, or its labels, swapped, "
+        "or are its patients unlike the others'?"
+    )
 
 
 def test_of_two_hospitals_that_oppose_each_other_nobody_knows_which_is_swapped() -> None:

@@ -1,12 +1,17 @@
 import io
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from components.evaluation.intervals import Estimate
-from flows.results import ALL_SITES, Results, print_results, results_table
+from components.study_file import load_study
+from flows.results import ALL_SITES, Results, print_results, results_table, unlearned
 from tests.command_line import Trained
 from tests.references.tiny_study import tiny_study
+
+STUDIES = Path(__file__).parents[2] / "studies"
 
 
 def estimates(value: float) -> dict[str, Estimate]:
@@ -27,21 +32,22 @@ def printed(what: Results, width: int = 80) -> list[str]:
 
 
 def test_a_row_has_each_model_with_its_interval_and_the_test_items() -> None:
-    (row,) = [line for line in printed(results("east", "west")) if line.startswith("east")]
-    assert row.split() == ["east", "0.700", "[0.65-0.73]", "0.912", "[0.86-0.94]", "0.920", "[0.87-0.95]", "40"]
+    (row,) = [line for line in printed(results("east", "west"), width=95) if line.startswith("east")]
+    cells = ["east", "0.700 [0.649 to 0.731]", "0.912 [0.861 to 0.944]", "0.920 [0.869 to 0.951]", "40"]
+    assert re.split(r" {2,}", row) == cells
 
 
 @pytest.mark.parametrize("longest", [4, 12, 40])
 def test_the_table_fits_into_80_columns_whatever_the_names(longest: int) -> None:
     lines = printed(results("e" * longest, "west"))
     assert all(len(line) <= 80 for line in lines)
-    assert sum("0.912 [0.86-0.94]" in line for line in lines) == 2
+    assert sum("[0.861 to 0.944]" in line for line in lines) == 2
     assert all(line.count("[") == line.count("]") for line in lines)
 
 
 def test_all_sites_stand_last_and_have_no_local_model() -> None:
-    last = [line for line in printed(results("east", "west")) if line.startswith(ALL_SITES)]
-    assert last[0].split()[2:] == ["-", "0.900", "[0.85-0.93]", "0.950", "[0.90-0.98]", "40"]
+    last = [line for line in printed(results("east", "west"), width=100) if line.startswith(ALL_SITES)]
+    assert re.split(r" {2,}", last[0]) == [ALL_SITES, "-", "0.900 [0.849 to 0.931]", "0.950 [0.899 to 0.981]", "40"]
 
 
 def test_local_models_are_averaged_on_the_items_of_all() -> None:
@@ -57,8 +63,20 @@ def test_models_that_were_not_trained_have_no_column() -> None:
 def test_a_metric_that_a_site_does_not_have_is_a_dash() -> None:
     found = results("east", "west")
     found["west"]["global"] = {}
-    (row,) = [line for line in printed(found) if line.startswith("west")]
-    assert row.split() == ["west", "0.700", "[0.65-0.73]", "-", "0.920", "[0.87-0.95]"]
+    (row,) = [line for line in printed(found, width=100) if line.startswith("west")]
+    assert re.split(r" {2,}", row.strip()) == ["west", "0.700 [0.649 to 0.731]", "-", "0.920 [0.869 to 0.951]"]
+
+
+def test_a_local_model_that_learned_nothing_is_told_of_where_newtons_method_starts_from_none() -> None:
+    study = load_study(STUDIES / "breast.yaml")
+    found: Results = {
+        "europe": {"local": {"concordance": Estimate(0.5, 0.37, 0.63, 51)}},
+        "south": {"local": {"concordance": Estimate(0.7, 0.54, 0.82, 45)}},
+        ALL_SITES: {"global": {"concordance": Estimate(0.5, 0.4, 0.6, 96)}},
+    }
+    (said,) = unlearned(study, found)
+    assert said.startswith("europe: a local-only model of 0.500")
+    assert unlearned(tiny_study(), results("east")) == []
 
 
 def test_nothing_is_printed_of_a_training_that_was_not_tested() -> None:

@@ -29,9 +29,9 @@ def test_exchanged_arms_of_one_site_are_asked_about(methods: list[str], smallest
     settings: dict[str, Any] = {"methods": methods, "disclosure": {"smallest_cell": smallest}}
     (said,) = notes(arms_exchanged(), **settings)
     assert said.startswith("west: the hazard ratio of arm: drug is 1.6")
-    assert said.endswith("at the other sites together 0.677 (0.561-0.815): are its arms exchanged there?") or (
-        methods == ["logrank"] and "together 0.668 (0.546-0.817)" in said
-    )
+    others = "0.668 (0.546 to 0.817)" if methods == ["logrank"] else "0.677 (0.561 to 0.815)"
+    asked = "are its arms exchanged there, or are its patients unlike the others'?"
+    assert said.endswith(f"at the other sites together {others}: {asked}")
     assert notes(SITES["west"], **settings) == []
 
 
@@ -41,7 +41,7 @@ def test_exchanged_events_of_one_site_are_asked_about(smallest: int) -> None:
     (said,) = notes(frame.assign(died=1 - frame["died"]), methods=["logrank"], disclosure={"smallest_cell": smallest})
     assert said == (
         "west: 27 % have the event, and at the other sites together 73 %: are events and censored exchanged there (1 "
-        "is the event)?"
+        "is the event), or are its patients unlike the others'?"
     )
 
 

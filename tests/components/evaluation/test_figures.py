@@ -1,10 +1,13 @@
 import io
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 
 from components.evaluation import figures
@@ -100,6 +103,27 @@ def test_comparison_is_drawn_where_a_site_lacks_a_model() -> None:
     comparison = {"north": {"local": around(0.8), "global": around(0.9)}, "south": {"global": around(0.95)}}
     opened(figures.comparison_figure("auroc", comparison))
     opened(figures.comparison_figure("auroc", {}))
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, draw: Callable[[], bytes]) -> Axes:
+    """Return the axes of a picture, laid out."""
+    found: list[Figure] = []
+    monkeypatch.setattr(figures, "png", lambda figure: found.append(figure) or b"")
+    draw()
+    found[0].draw_without_rendering()
+    return found[0].axes[0]
+
+
+def test_the_legend_of_convergence_covers_no_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    pooled, sites = {1: around(0.8), 2: around(0.9)}, {f"site-{index}": {1: 0.1, 2: 0.95} for index in range(6)}
+    axes = drawn(monkeypatch, lambda: figures.convergence_figure("auroc", pooled, sites, best_round=2))
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+
+
+def test_models_have_the_names_that_the_terminal_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {"north": {"local": around(0.8), "global": around(0.9), "pooled": around(0.91)}}
+    axes = drawn(monkeypatch, lambda: figures.comparison_figure("auroc", found))
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["local only", "federated", "pooled data"]
 
 
 def test_drawing_needs_no_pyplot_and_importing_needs_no_matplotlib() -> None:

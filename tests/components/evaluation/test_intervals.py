@@ -67,5 +67,5 @@ def test_wilson_covers_the_truth_as_often_as_it_says() -> None:
 
 
 def test_estimate_text() -> None:
-    assert estimate_text(Estimate(0.934, 0.9, 0.951, 200), digits=3) == "0.934 [0.900-0.951]"
+    assert estimate_text(Estimate(0.934, 0.9, 0.951, 200), digits=3) == "0.934 [0.900 to 0.951]"
     assert estimate_text(None) == "-"

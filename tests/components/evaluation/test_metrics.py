@@ -9,7 +9,7 @@ from sklearn import metrics as oracle
 
 from components.evaluation.histograms import add_sums, empty_sums, sums_from_scores
 from components.evaluation.intervals import wilson
-from components.evaluation.metrics import class_metrics, comparison_table, estimate_metrics, undefined_metrics
+from components.evaluation.metrics import class_metrics, estimate_metrics, undefined_metrics
 from components.rounds import ScoreSums
 
 BINARY: dict[str, Any] = {"kind": "binary", "classes": ["clear", "pneumonia"], "threshold": 0.4}
@@ -224,13 +224,3 @@ def test_the_macro_interval_is_no_narrower_than_what_sampling_gives() -> None:
     areas = [estimate_metrics(make(*drawn(THREE, 150, seed), THREE), **THREE)["auroc"] for seed in range(200)]
     spread = 2 * 1.96 * np.std([item.value for item in areas])
     assert spread <= np.mean([item.high - item.low for item in areas]) <= math.sqrt(3) * 1.2 * spread
-
-
-def test_comparison_table_has_a_dash_where_a_site_has_no_model() -> None:
-    item = estimate_metrics(make([0.1, 0.4, 0.35, 0.8], [0, 0, 1, 1]), **BINARY)["accuracy"]
-    table = comparison_table({"north": {"local": item, "global": item}, "south": {"global": item}})
-    assert table == [
-        ["site", "local", "global"],
-        ["north", "0.50 [0.15-0.85]", "0.50 [0.15-0.85]"],
-        ["south", "-", "0.50 [0.15-0.85]"],
-    ]

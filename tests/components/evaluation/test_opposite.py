@@ -38,6 +38,6 @@ def test_where_the_model_is_right_nowhere_nobody_is_named() -> None:
 def test_what_it_is_at_the_others_is_their_mean_by_precision_without_the_site_itself() -> None:
     (said,) = opposite_sites({**RIGHT, "west": Estimate(0.2, 0.1, 0.3, 9000)}, survival=False)
     assert said == (
-        "west: AUROC 0.20 [0.10-0.30], the model ranks its patients the wrong way round, and 0.78 at the other sites: "
-        "are its labels swapped?"
+        "west: AUROC 0.20 [0.10 to 0.30], the model ranks its patients the wrong way round, and 0.78 at the other "
+        "sites: are its labels swapped, or are its patients unlike the others'?"
     )

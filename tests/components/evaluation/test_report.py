@@ -70,7 +70,7 @@ def summary(**changes: Any) -> TrainingSummary:
 def test_the_report_says_what_happened() -> None:
     text = " ".join(Page(training_report(summary())).text.split())
     for said in (
-        "pneumonia", "2026-11-03 14:02 UTC", "All rounds were run.", "0.925", "0.875\u20130.975", "version 2",
+        "pneumonia", "2026-11-03 14:02 UTC", "All rounds were run.", "0.925", "0.875 to 0.975", "version 2",
         "from round 2 of 2", "120 of 124 items usable, 4 quarantined", "2 min 0 s", "1 min 11 s",
         "north 80/84, south 40/40", "without south (refused: policy)", "bbbbbbbbbbbb", "0.913", "n 60",
         "wardround predict models:/pneumonia@champion FILE...", "south: no value for AUROC: no item has the class.",
@@ -82,9 +82,17 @@ def test_the_report_says_what_happened() -> None:
 def test_tests_are_told_by_ranks_where_rounds_watch_the_loss_and_what_has_no_interval_is_told_without() -> None:
     found = {"auroc": around(0.925, 120), "loss": Estimate(0.4, 0.4, 0.4, 120)}
     text = " ".join(Page(training_report(summary(metric="loss", test=found))).text.split())
-    assert "AUROC, all test items0.92595 % interval 0.875\u20130.975" in text.replace("\u202f", " ")
+    assert "AUROC, all test items0.92595 % interval 0.875 to 0.975" in text.replace("\u202f", " ")
     assert "Loss0.400120" in text
-    assert "0.400\u20130.400" not in text
+    assert "0.400 to 0.400" not in text
+
+
+def test_days_are_whole_and_say_of_which_arm_and_in_what() -> None:
+    found = {"effect": Estimate(-120.32, -288.699, 48.059, 286), "benefit_slope": Estimate(-0.08, -1.391, 1.231, 286)}
+    told = summary(test=found, benefit="drug: yes less no, days of the first 1825")
+    text = " ".join(Page(training_report(told)).text.split())
+    assert "Mean effect of the treatment drug: yes less no, days of the first 1825-120-289 to 48286" in text
+    assert "Slope of the benefit-0.080-1.391 to 1.231286" in text
 
 
 def test_equal_summaries_give_equal_reports() -> None:
@@ -155,9 +163,22 @@ def test_a_training_without_a_champion_and_without_rounds_has_a_report() -> None
     assert "All sites: no value for AUROC: x." in page.text
 
 
-def test_models_are_compared_in_the_order_local_global_pooled() -> None:
+def test_models_are_compared_in_one_order_by_the_names_that_the_terminal_has() -> None:
     text = training_report(summary(comparison={"pooled": around(0.9), "global": around(0.89), "local": around(0.7)}))
-    assert re.findall(r'class="number">(local|global|pooled)<', text) == ["local", "global", "pooled"]
+    names = ["local only", "federated", "pooled data"]
+    assert re.findall(r'class="number">(local|global|pooled|local only|federated|pooled data)<', text) == names
+
+
+def test_taking_part_is_not_compared_with_nothing() -> None:
+    alone = dataclasses.replace(summary().sites[1], comparison={"global": around(0.88)})
+    assert "What taking part is worth" in training_report(summary())
+    assert "What taking part is worth" not in training_report(summary(sites=(alone,)))
+
+
+def test_what_a_table_is_of_does_not_scroll_with_it() -> None:
+    text = training_report(summary(subgroups={"women": {"auroc": around(0.8)}}, external={"auroc": around(0.8)}))
+    assert "<caption" not in text
+    assert len(re.findall(r'</p>\n<div class="scroll', text)) == text.count('<div class="scroll')
 
 
 def test_a_round_of_many_sites_is_counted_not_listed() -> None:

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.evaluation.survival_figures import ForestRow, StepCurve, forest_figure, marked_times, steps_figure
+from components.evaluation.survival_figures import (
+    ForestRow,
+    StepCurve,
+    _row_text,
+    forest_figure,
+    marked_times,
+    steps_figure,
+)
 
 
 def curve(end: float, last: float) -> StepCurve:
@@ -52,3 +59,8 @@ def test_numbers_at_risk_stand_at_round_times(end: float, last: float) -> None:
     assert marks[0] == 0
     assert marks[-1] == last
     assert 3 <= len(marks) <= 8
+
+
+def test_a_tiny_effect_is_told_from_none() -> None:
+    assert _row_text(ForestRow("estrec", 1.00031, 0.99942, 1.00121, 0.3), 1.0) == "1.0003 [0.9994 to 1.0012]"
+    assert _row_text(ForestRow("horTh", 0.7022, 0.5446, 0.9055, 0.3), 1.0) == "0.70 [0.54 to 0.91]"
