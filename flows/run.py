@@ -207,11 +207,13 @@ class Opening:
         initial: The first weights; None of a table, where they depend on what the sites found.
         preparations: What each site found.
         pooled: What the pooled site found, if the study compares with it.
+        without_data: Hospitals that have no data for the study and take no part.
     """
 
     initial: Future[InitialModel] | None
     preparations: dict[str, Future[Preparation]]
     pooled: Future[Preparation] | None
+    without_data: Sequence[str] = ()
 
     @classmethod
     def ask(cls, dispatcher: Dispatcher, study: Study, sources: Sequence[SiteSource]) -> Opening:
@@ -237,9 +239,10 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
         raise DataError(f"the pooled items cannot be used: {opening.pooled.result().reason}")
     ledger = None if fresh else unfinished(trainings(parts.journal.entries), study.digest)
     first = _first_weights(parts, opening, preparations, ledger)
+    also = {"without_data": [*opening.without_data]} if opening.without_data else {}
     if ledger is not None:
         require_same_start(ledger, preparations, first.model, hospitals=parts.hospitals is not None)
-        parts.journal.append("training_resumed", training=ledger.training, code_version=code_version())
+        parts.journal.append("training_resumed", training=ledger.training, code_version=code_version(), **also)
         return ledger
     if not fresh:
         require_own_words(study, list(trainings(parts.journal.entries).values()))
@@ -253,7 +256,7 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
         "preparations": {site: found.model_dump(mode="json") for site, found in kept.items()},
         **({"components": first.components.model_dump(mode="json")} if first.components is not None else {}),
     }
-    parts.journal.append("training_started", **what, code_version=code_version())
+    parts.journal.append("training_started", **what, code_version=code_version(), **also)
     return started({**what, "code_version": code_version()})
 
 
