@@ -41,7 +41,7 @@ from flows.recorder import Recorder, open_recorder
 from flows.results import External, Results, external_results, test_results
 from flows.showing import end_showing
 from flows.signals import Interruptible, run_stoppable
-from flows.taking_up import require_own_words, require_same_start
+from flows.taking_up import require_own_words, require_same_start, resumed_text
 from flows.version import code_version
 
 if TYPE_CHECKING:
@@ -242,6 +242,7 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
     also = {"without_data": [*opening.without_data]} if opening.without_data else {}
     if ledger is not None:
         require_same_start(ledger, preparations, first.model, hospitals=parts.hospitals is not None)
+        parts.watcher.note(resumed_text(study, ledger))
         parts.journal.append("training_resumed", training=ledger.training, code_version=code_version(), **also)
         return ledger
     if not fresh:
