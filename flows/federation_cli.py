@@ -71,7 +71,7 @@ def up(
     from flows import local_federation
     from flows.local_hospitals import analysis_hospitals, training_hospitals
     from flows.local_record import addresses
-    from flows.servers import INTERFACES
+    from flows.servers import INTERFACES, page_of
 
     folder = homes.open_home(home)
     local_federation.require_down(folder)
@@ -89,7 +89,7 @@ def up(
         console.print(f"up: {', '.join(sites)}, with data for {name}", soft_wrap=True)
     found = addresses(folder)
     for name, url in (("MLflow", found.mlflow), ("Prefect", found.prefect)) if found else ():
-        console.print(f"  {INTERFACES[name]}  {url}")
+        console.print(f"  {INTERFACES[name]}  {page_of(name, url)}", soft_wrap=True)
     trained = [f"wardround {'analyse' if analyses[study] else 'train'} {study}" for study in studies]
     for command in (*trained, "wardround status", "wardround ui", "wardround down"):
         console.print(f"  {command}", soft_wrap=True)
