@@ -107,6 +107,11 @@ class AnalysisSession:
             end = f"cancelled: {why}" if why is not None else "stopped; the same command resumes it"
             raise StoppedAnalysisError(f"{self.analysis} was {end}")
 
+    def say_resumed(self) -> None:
+        """Say that it is taken up again, and where, if anything was asked before."""
+        if self._ledger.numbers:
+            self.watcher.note(f"resuming {self.analysis} at question {len(self._ledger.numbers)}, {self._ledger.step}")
+
     def begin(self, question: Question, step: str) -> int:
         """Begin to ask a question; return its number."""
         self.require_going()

@@ -187,3 +187,19 @@ def test_one_that_could_not_go_on_says_why_until_it_goes_on(journal: Journal) ->
     session(journal)
     (live,) = open_analyses(analyses(journal.entries))
     assert "stopped" not in LiveAnalysis(live, False).line()
+
+
+def test_where_an_analysis_is_taken_up_is_said(journal: Journal) -> None:
+    said: list[str] = []
+
+    class Noting(Watcher):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    for _ in range(2):
+        running = AnalysisSession(
+            study(SITES), begin_analysis(study(SITES), SITES, journal, fresh=False), journal, watcher=Noting()
+        )
+        running.say_resumed()
+        running.begin(AskSummary(), "summary")
+    assert said == [f"resuming {running.analysis} at question 1, summary"]
