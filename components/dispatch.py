@@ -128,6 +128,7 @@ class Preparation(Record, LaterFields):
         site: Name of the site.
         ready: Whether it can take part.
         reason: Why not.
+        has_data: Whether its hospital names any data for the study; one that does not takes no part.
         items: Expected, usable and quarantined items.
         data_digest: SHA-256 over the usable items, their labels and their preprocessing.
         class_counts: Items by class, for each split.
@@ -138,11 +139,12 @@ class Preparation(Record, LaterFields):
         seconds: How long opening the data took.
     """
 
-    later = frozenset({"categories", "columns", "sums", "sums_file"})
+    later = frozenset({"categories", "columns", "has_data", "sums", "sums_file"})
 
     site: Name
     ready: bool
     reason: str = ""
+    has_data: bool = True
     items: ItemCounts | None = None
     data_digest: str = ""
     class_counts: dict[str, list[int]] = Field(default_factory=dict)

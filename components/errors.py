@@ -62,6 +62,10 @@ class RefusedError(WardRoundError):
     exit_code = 4
 
 
+class NoDataError(RefusedError):
+    """A hospital names no data for a study: it takes no part, and nobody waits for it."""
+
+
 class SeenRoundError(RefusedError):
     """A site is offered a round that it has seen otherwise, or one before it: a coordinator that forgot."""
 

@@ -48,6 +48,10 @@ class StatusWatcher(Watcher):
         """See `Watcher`."""
         self._status.update(escape(text))
 
+    def note(self, text: str) -> None:
+        """See `Watcher`; it leaves a line."""
+        self._console.print(Text(text), soft_wrap=True)
+
     def waiting(self, text: str) -> None:
         """See `Watcher`; what is waited for leaves a line, for those who look later."""
         if text:

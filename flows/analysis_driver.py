@@ -18,7 +18,7 @@ from components.analytics.analysis import Results, analyse
 from components.analytics.asking import AnswersError, Ask
 from components.analytics.desk import SiteDesk
 from components.analytics.records import AnalysisAnswer, AnalysisRequest, Question
-from components.errors import RefusedError, WardRoundError
+from components.errors import LeaseLostError, RefusedError, WardRoundError
 from flows.analysis_session import AnalysisSession, SitesLeftError, StoppedAnalysisError
 from flows.steps import Steps
 
@@ -147,6 +147,11 @@ class AnalysisDriver:
         except StoppedAnalysisError:
             self.session.note_stopped()
             raise
+        except LeaseLostError:
+            raise
+        except WardRoundError as error:
+            self.session.note_failed(error)
+            raise
         finally:
             self.opened.put_nowait(None)
 
@@ -156,6 +161,7 @@ class AnalysisDriver:
         Raises:
             RefusedError: If the answer is another site's.
             DataError: If the site's table is not the one it answered from before.
+            QuorumError: If no site has data for the study.
         """
         study = self.session.study
         request = AnalysisRequest(study=study.study, study_digest=study.digest, site=site, question=question)
@@ -167,7 +173,7 @@ class AnalysisDriver:
             if answer.site != site:
                 raise RefusedError(f"{site} answered in the name of {answer.site}")
             self.session.note(request, step, number, answer)
-        return answer
+        return None if self.session.excuse(answer) else answer
 
 
 def analyse_whole(session: AnalysisSession, ask: Ask) -> Results:

@@ -22,11 +22,13 @@ from components.analytics.analysis import Results
 from components.analytics.ledger import AnalysisLedger, analyses, open_analyses
 from components.analytics.plan import AnalysisStudy, Disclosure
 from components.analytics.records import AnalysisAnswer, AnalysisRequest, Question
-from components.errors import DataError, WardRoundError
+from components.errors import DataError, QuorumError, WardRoundError
 from components.files import has_digest, storage_errors, write_whole
 from components.journal import Journal
+from components.study import VirtualSites
 from flows.cancellation import cancellation
 from flows.progress import Watcher
+from flows.taking_part import no_data_anywhere, without_data_text
 from flows.version import code_version
 
 if TYPE_CHECKING:
@@ -83,8 +85,8 @@ class AnalysisSession:
 
     @property
     def roster(self) -> list[str]:
-        """Who was asked first, in the order of their names."""
-        return self._ledger.roster
+        """Who was asked first and has data, in the order of their names."""
+        return [site for site in self._ledger.roster if site not in self._ledger.without_data]
 
     @property
     def sites(self) -> list[str]:
@@ -104,6 +106,11 @@ class AnalysisSession:
             why = cancellation(self.folder)
             end = f"cancelled: {why}" if why is not None else "stopped; the same command resumes it"
             raise StoppedAnalysisError(f"{self.analysis} was {end}")
+
+    def say_resumed(self) -> None:
+        """Say that it is taken up again, and where, if anything was asked before."""
+        if self._ledger.numbers:
+            self.watcher.note(f"resuming {self.analysis} at question {len(self._ledger.numbers)}, {self._ledger.step}")
 
     def begin(self, question: Question, step: str) -> int:
         """Begin to ask a question; return its number."""
@@ -160,6 +167,21 @@ class AnalysisSession:
             self.record("site_left", site=site, step=self._ledger.step, reason=reason)
         return True
 
+    def excuse(self, answer: AnalysisAnswer) -> bool:
+        """Go on without a site that has no data for the study, unless the study names it; return whether it does.
+
+        Raises:
+            QuorumError: If no site has data.
+        """
+        if answer.has_data or not isinstance(self.study.sites, VirtualSites) or answer.site in self._ledger.cohorts:
+            return False
+        if answer.site in self.study.attendance.required:
+            return False
+        self.record("site_without_data", site=answer.site, reason=answer.reason)
+        if not self.sites:
+            raise QuorumError(no_data_anywhere(self.study.study, sorted(self._ledger.without_data)))
+        return True
+
     def waiting(self, text: str) -> None:
         """Say for whom is waited; nobody any more if the text is empty."""
         if text:
@@ -173,6 +195,9 @@ class AnalysisSession:
             agreed = dict(self.study.analysis.disclosure)
             own = [f"{name}: {value}" for name, value in dict(policy).items() if value != agreed[name]]
             notes.append(f"{site} lets less leave than the study allows, by its own policy: {', '.join(own)}.")
+        if self._ledger.without_data:
+            text = without_data_text(self.study.study, sorted(self._ledger.without_data))
+            notes.append(f"{text[0].upper()}{text[1:]}.")
         if left:
             notes.append(
                 f"{', '.join(left)} took no part ({len(found.sites)} of {len(self.roster)} sites did): all results are "
@@ -183,6 +208,10 @@ class AnalysisSession:
     def finish(self, run: str, report: Path) -> None:
         """Write that it has ended."""
         self.record("analysis_finished", run=run, report=report.name)
+
+    def note_failed(self, error: Exception) -> None:
+        """Write why it could not go on; the same command takes it up again."""
+        self.record("analysis_stopped", reason="; ".join(str(error).splitlines()) or type(error).__name__)
 
     def note_stopped(self) -> None:
         """Write that the operator cancelled it, if that is why it stopped."""
@@ -231,13 +260,14 @@ def begin_analysis(study: AnalysisStudy, sites: list[str], journal: Journal, *, 
 
     Args:
         study: The study.
-        sites: Whom to ask; one that is taken up asks whom it asked.
+        sites: Whom to ask; one that is taken up asks whom it asked, once anybody has told it something.
         journal: Of the study's analyses.
         fresh: Begin anew in any case.
     """
     found = {item.study_digest: item for item in open_analyses(analyses(journal.entries))}.get(study.digest)
-    if found is not None and not fresh:
+    if found is not None and not fresh and (found.cohorts or found.roster == sorted(sites)):
         journal.append("analysis_resumed", analysis=found.analysis, code_version=code_version())
+        found.apply("analysis_resumed", {})
         return found
     name = f"{study.study[:40]}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     journal.append(

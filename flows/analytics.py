@@ -119,6 +119,7 @@ def carry_out(
     Raises:
         WardRoundError: As `run_analysis`.
     """
+    session.say_resumed()
     with prefect_errors(prefect["PREFECT_API_URL"], home):
         found = _run_flow(session, sites, prefect)
     session.watcher.phase("drawing and recording")

@@ -210,9 +210,13 @@ async def _register(session: Session, number: int) -> int:
     item = session.ledger.rounds[number]
     if item.version is None:
         await session.wait(session.recording.wait())
-        version = await session.wait(session.recorder.register(session, number))
-        session.record("committed", round=number, version=version)
-        session.watcher.version_registered(number, version)
-        await asyncio.to_thread(session.sweep)
+        await commit(session, number, await session.wait(session.recorder.register(session, number)))
     assert item.version is not None
     return item.version
+
+
+async def commit(session: Session, number: int, version: int) -> None:
+    """Write that a round counts, now that its version is registered."""
+    session.record("committed", round=number, version=version)
+    session.watcher.version_registered(number, version)
+    await asyncio.to_thread(session.sweep)

@@ -7,6 +7,7 @@ and `flows.round` show what is done. A training goes on while Prefect is away.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -21,7 +22,7 @@ from components.rounds import ServerState
 from components.sums_file import write_sums
 from flows.buffering import drop_all_work
 from flows.cancellation import cancellation
-from flows.driven_round import DrivenRound, open_round
+from flows.driven_round import DrivenRound, commit, open_round
 from flows.evaluating import evaluate_everywhere
 from flows.first_weights import make_first_weights
 from flows.readiness import lacking_sites
@@ -31,7 +32,9 @@ from flows.steps import Steps
 if TYPE_CHECKING:
     from components.tracking.runs import RunStatus
 
+log = logging.getLogger("wardround.coordinator")
 END = 0  # stands, instead of a round's number, for what is done after the last one
+REGISTERED_WITHIN_S = 60.0  # at a cancellation; `flows.cancellation.DRIVER_WITHIN_S` is longer
 UNREGISTERED = 8  # rounds whose versions may still be under way: beyond, the next round waits for the registry
 
 
@@ -119,11 +122,35 @@ class Driver:
         if isinstance(error, InterruptedTrainingError):
             status, why = "KILLED", cancellation(session.folder)
             if why is not None:
+                await self._register_what_was_judged()
                 session.record("cancelled", reason="cancelled", why=why)
             else:
                 session.record("interrupted", reason=str(error))
         await asyncio.gather(*self._registering, return_exceptions=True)
         self._end_recording(status, str(error) if status == "KILLED" else "")
+
+    async def _register_what_was_judged(self) -> None:
+        """Register the versions of rounds that are decided, of a training that nobody takes up again.
+
+        Not for ever: whoever cancelled it waits. What the registry does not take in that time has no version.
+        """
+        session = self.session
+        await asyncio.gather(*self._registering, return_exceptions=True)  # they were stopped, and end at once
+        numbers = [
+            number
+            for number, item in sorted(session.ledger.rounds.items())
+            if item.evaluation is not None and item.version is None
+        ]
+        if not numbers:
+            return
+        session.watcher.phase(f"registering rounds {numbers[0]} to {numbers[-1]}, and ending")
+        self.start_recording("")
+        try:
+            async with asyncio.timeout(REGISTERED_WITHIN_S):
+                for number in numbers:
+                    await commit(session, number, await asyncio.wrap_future(session.recorder.register(session, number)))
+        except Exception as error:  # it is cancelled all the same
+            log.warning("not every round that was done has a version: %s", str(error) or "the registry took too long")
 
     def _end_recording(self, status: RunStatus, reason: str = "") -> None:
         """End what MLflow records; it is not begun any more."""

@@ -27,6 +27,7 @@ from flows.recorder import open_recorder
 from flows.run import Opening, Parts, TrainingOutcome, import_flows, train_with
 from flows.servers import check_reachable, prefect_environment
 from flows.signals import Interruptible
+from flows.taking_part import without_data_text
 from flows.tenure import Tenure
 
 
@@ -84,11 +85,14 @@ def run_federated(
         initial = None if study.data.records else dispatcher.initialise(study)
         at_work = {site: resumed.preparations[site] for site in resumed.in_flight} if resumed else {}
         found = hospitals.gather(watcher, interrupted.check, at_work=at_work)
+        if hospitals.without_data:
+            watcher.note(without_data_text(study.study, hospitals.without_data))
         parts = Parts(
             study, home, home / "trainings" / study.study, side.store(study.study).root, journal, dispatcher, recorder,
             watcher, hospitals, tenure,
         )  # fmt: skip
-        opening = Opening(initial, {name: _done(preparation) for name, preparation in found.items()}, None)
+        prepared = {name: _done(preparation) for name, preparation in found.items()}
+        opening = Opening(initial, prepared, None, without_data=hospitals.without_data)
         return train_with(parts, opening, EarlyStart(prefect, lambda: None, None), fresh=fresh)
 
 

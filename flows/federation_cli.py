@@ -41,51 +41,58 @@ class DatabaseKind(StrEnum):
 def add_to(app: typer.Typer) -> None:
     """Add the commands to the command line."""
     for command, example in (
-        (up, "wardround up studies/pneumonia.yaml"),
-        (down, "wardround down"),
-        (train, "wardround train studies/pneumonia.yaml --rounds 3"),
-        (status, "wardround status"),
+        (up, ("wardround up studies/pneumonia.yaml", "wardround up studies/pneumonia.yaml studies/trial.yaml")),
+        (down, ("wardround down",)),
+        (train, ("wardround train studies/pneumonia.yaml --rounds 3",)),
+        (status, ("wardround status",)),
     ):
-        app.command(epilog=examples(example))(command)
+        app.command(epilog=examples(*example))(command)
     app.add_typer(coordinator_app, name="coordinator")
 
 
 def up(
-    study: StudyFile,
+    studies: Annotated[
+        list[Path], typer.Argument(metavar="STUDY...", help="The studies, YAML files.", show_default=False)
+    ],
     database: Annotated[
         DatabaseKind,
         typer.Option(help="Where the servers record: auto is PostgreSQL where it is installed, else SQLite."),
     ] = DatabaseKind.auto,
     home: Home = None,
 ) -> None:
-    """Start a real federation on this machine, one hospital process for each site of a study.
+    """Start a real federation on this machine, one hospital process for each site of the studies.
 
-    The database, Prefect, MLflow, the gateway with TLS and the hospitals run as processes until wardround down.
+    The hospitals of earlier studies come up again, too; in a study that does not name its sites, those that have no
+    data for it take no part. The database, Prefect, MLflow, the gateway with TLS and the hospitals run as processes
+    until wardround down.
     """
     from components.study_file import is_analysis
     from components.yaml_lines import read_yaml
     from flows import local_federation
     from flows.local_hospitals import analysis_hospitals, training_hospitals
     from flows.local_record import addresses
-    from flows.servers import INTERFACES
+    from flows.servers import INTERFACES, page_of
 
-    analyses, folder = is_analysis(read_yaml(study)), homes.open_home(home)
-    hospitals = analysis_hospitals(study, folder) if analyses else training_hospitals(study)
+    folder = homes.open_home(home)
+    local_federation.require_down(folder)
+    analyses = {study: is_analysis(read_yaml(study)) for study in studies}
+    hospitals = [
+        hospital
+        for study in studies
+        for hospital in (analysis_hospitals(study, folder) if analyses[study] else training_hospitals(study))
+    ]
     typer.echo(f"database: {local_federation.choose_database(folder, database.value)}")
     local_federation.write_hospitals(folder, hospitals)
     local_federation.start(folder)
     console = Console(highlight=False)
-    console.print(f"up: {', '.join(hospital.name for hospital in hospitals)}")
+    for name, sites in local_federation.studies_of_hospitals(folder).items():
+        console.print(f"up: {', '.join(sites)}, with data for {name}", soft_wrap=True)
     found = addresses(folder)
     for name, url in (("MLflow", found.mlflow), ("Prefect", found.prefect)) if found else ():
-        console.print(f"  {INTERFACES[name]}  {url}")
-    for command in (
-        f"wardround {'analyse' if analyses else 'train'} {study}",
-        "wardround status",
-        "wardround ui",
-        "wardround down",
-    ):
-        console.print(f"  {command}")
+        console.print(f"  {INTERFACES[name]}  {page_of(name, url)}", soft_wrap=True)
+    trained = [f"wardround {'analyse' if analyses[study] else 'train'} {study}" for study in studies]
+    for command in (*trained, "wardround status", "wardround ui", "wardround down"):
+        console.print(f"  {command}", soft_wrap=True)
 
 
 def down(home: Home = None) -> None:

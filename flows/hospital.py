@@ -32,7 +32,7 @@ from weakref import WeakValueDictionary
 
 from components.analytics.records import AnalysisAnswer
 from components.dispatch import DeskQuestion, DeskSetting, Preparation, SiteSetting
-from components.errors import RefusedError, SeenRoundError, WardRoundError, fit_to_leave
+from components.errors import NoDataError, RefusedError, SeenRoundError, WardRoundError, fit_to_leave
 from components.exchange.protocol import PROTOCOL
 from components.exchange.questions import QuestionCall, QuestionRequest, claimed_question
 from components.exchange.signed import claimed_order
@@ -238,7 +238,9 @@ class Hospital:
         if request.kind == "prepare":
             call = claimed_call(request)
             if call is not None:
-                await self._outbox.deliver_preparation(call, Preparation(site=self.site, ready=False, reason=reason))
+                has_data = not isinstance(error, NoDataError)
+                found = Preparation(site=self.site, ready=False, reason=reason, has_data=has_data)
+                await self._outbox.deliver_preparation(call, found)
             return
         order = claimed_order(request.call)
         if order is not None:
@@ -348,6 +350,7 @@ def _no_answer(call: QuestionCall, error: Exception, reason: str) -> AnalysisAns
     return AnalysisAnswer(
         site=call.site, request_digest=hashlib.sha256(call.question.encode()).hexdigest(),
         status="refused" if isinstance(error, RefusedError) else "failed", reason=reason,
+        has_data=not isinstance(error, NoDataError),
     )  # fmt: skip
 
 

@@ -11,7 +11,14 @@ from components.exchange.signed import require_newer, verify_order, verify_plan
 from components.exchange.site_request import Call, SiteRequest, verify_call
 from components.governance.acceptances import Acceptance, Acceptances
 from components.governance.architecture import architecture_digest
-from components.governance.hospital_settings import Policy, read_settings, review_analysis, review_roster, review_study
+from components.governance.hospital_settings import (
+    HospitalSettings,
+    Policy,
+    read_settings,
+    review_analysis,
+    review_roster,
+    review_study,
+)
 from components.governance.pins import Federation
 from components.journal import Journal
 from components.rounds import Order, RoundPlan
@@ -35,21 +42,24 @@ class Review:
         """Return what a request to prepare asks for.
 
         Raises:
+            NoDataError: If the hospital names no data for the study, whatever its policy says.
             RefusedError: If the coordinator did not sign it, or the policy does not allow the study.
         """
         call = verify_call(request, pinned.coordinator.keys.signing, federation=pinned.federation)
-        review_study(self._policy(), request.study)
+        review_study(self._with_data(request.study.study, call.site).policy, request.study)
         return call
 
     def question(self, request: QuestionRequest, pinned: Federation) -> QuestionCall:
         """Return the question of a request.
 
         Raises:
+            NoDataError: If the hospital names no data for the study, whatever its policy says.
             RefusedError: If the coordinator did not sign it, the administrator has not accepted the analysis, or the
                 policy does not allow it or its sites.
         """
         call = verify_question(request, pinned.coordinator.keys.signing, federation=pinned.federation)
-        policy, study = self._policy(), request.study
+        study = request.study
+        policy = self._with_data(study.study, call.site).policy
         accepted = self._acceptances.analysis(study.study, study.digest)
         review_analysis(policy, study, accepted=accepted is not None)
         review_roster(policy, call.roster)
@@ -82,6 +92,12 @@ class Review:
             review_roster(policy, order.plan.roster)
             self._accept(order.plan)
         return order
+
+    def _with_data(self, study: str, site: str) -> HospitalSettings:
+        """Return the hospital's settings, which name data for a study; none of it is looked at."""
+        settings = read_settings(self._folder)
+        settings.source_of(study, site)
+        return settings
 
     def _policy(self) -> Policy:
         return read_settings(self._folder).policy

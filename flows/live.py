@@ -83,6 +83,8 @@ class LiveAnalysis:
 
         >>> LiveAnalysis(AnalysisLedger("trial-1", "", ["east", "north"], {"": 1}, step="exits"), True).line()
         'trial-1: question 1, exits; waiting for east, north'
+        >>> LiveAnalysis(AnalysisLedger("trial-1", "", ["east"], step="exits", stopped="east: no table"), False).line()
+        'trial-1: question 0, exits; stopped: east: no table; once that is mended, the same command takes it up again'
         """
         ledger = self.ledger
         silent = [site for site in ledger.sites if site not in ledger.answered]
@@ -90,6 +92,8 @@ class LiveAnalysis:
         where = f"question {len(ledger.numbers)}, {ledger.step}" if ledger.step else "before its first question"
         left = f"without {', '.join(ledger.left)}" if ledger.left else ""
         stopped = "" if self.driven else "nobody drives it: the same command takes it up again"
+        if ledger.stopped and not self.driven:
+            said, stopped = f"stopped: {ledger.stopped}", "once that is mended, the same command takes it up again"
         return f"{ledger.analysis}: {'; '.join(part for part in (where, said, left, stopped) if part)}"
 
 

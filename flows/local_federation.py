@@ -24,15 +24,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
+from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 from components.analytics.plan import Disclosure
 from components.errors import ServiceError, WardRoundError
 from components.files import sole_holder, write_whole
 from components.gateway.client import enrol
-from components.governance.hospital_settings import FILE, HospitalSettings, Policy
+from components.governance.hospital_settings import FILE, HospitalSettings, Policy, read_settings
 from components.governance.identity_files import SiteFolder
 from components.site_source import SiteSource
 from flows.coordinator import GATEWAY_FILE, CoordinatorConfig, init_coordinator, invite
@@ -59,8 +60,8 @@ from flows.local_record import (
 from flows.packages import with_packages
 
 __all__ = [
-    "LocalHospital", "choose_database", "federation_folder", "only_one", "postgres_folder", "postgres_part", "start",
-    "stop", "supervise", "supervisor", "write_hospitals",
+    "LocalHospital", "choose_database", "federation_folder", "only_one", "postgres_folder", "postgres_part",
+    "require_down", "start", "stop", "studies_of_hospitals", "supervise", "supervisor", "write_hospitals",
 ]  # fmt: skip
 
 READY_WITHIN_S = 180.0  # the first start migrates two databases
@@ -76,27 +77,52 @@ class LocalHospital:
         name: Its name.
         study: The study it has data for.
         source: Where its items are.
-        disclosure: What may leave of analyses.
+        disclosure: What may leave of its analyses; None if the study trains.
     """
 
     name: str
     study: str
     source: SiteSource
-    disclosure: Disclosure = field(default_factory=Disclosure)
+    disclosure: Disclosure | None = None
 
 
 def write_hospitals(home: Path, hospitals: Sequence[LocalHospital]) -> None:
-    """Write each hospital's settings: where its items are."""
+    """Write each hospital's settings: where its items of these studies are, beside those of earlier ones."""
+    by_name: dict[str, list[LocalHospital]] = {}
     for hospital in hospitals:
-        folder = federation_folder(home) / "hospitals" / hospital.name
+        by_name.setdefault(hospital.name, []).append(hospital)
+    for name, own in by_name.items():
+        folder = federation_folder(home) / "hospitals" / name
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        before = read_settings(folder) if (folder / FILE).exists() else None
+        told = [hospital.disclosure for hospital in own if hospital.disclosure is not None]
+        kept: dict[str, Any] = dict(before) if before is not None else {"disclosure": Disclosure(), "sources": {}}
         # One hospital alone is a federation too, on a laptop, and its administrator is the operator.
-        settings = HospitalSettings(
-            sources={hospital.study: hospital.source},
-            policy=Policy(min_sites=1, analyses="any"),
-            disclosure=hospital.disclosure,
-        )
+        kept["policy"] = Policy(min_sites=1, analyses="any")
+        kept["sources"] = {**kept["sources"], **{hospital.study: hospital.source for hospital in own}}
+        kept["disclosure"] = reduce(Disclosure.stricter, told) if told else kept["disclosure"]
+        settings = HospitalSettings(**kept)
         write_whole(folder / FILE, json.dumps(settings.model_dump(mode="json"), indent=1).encode())
+
+
+def studies_of_hospitals(home: Path) -> dict[str, list[str]]:
+    """Return, by study, the hospitals of a home that have data for it, in the order of their names."""
+    found: dict[str, list[str]] = {}
+    for folder in sorted((federation_folder(home) / "hospitals").iterdir()):
+        for study in sorted(read_settings(folder).sources):
+            found.setdefault(study, []).append(folder.name)
+    return dict(sorted(found.items()))
+
+
+def require_down(home: Path) -> None:
+    """Refuse to change a federation that is up.
+
+    Raises:
+        ServiceError: If it is.
+    """
+    running = supervisor(home)
+    if running is not None:
+        raise ServiceError(f"the federation is up already (process {running.pid}); end it with  wardround down")
 
 
 def choose_database(home: Path, wanted: str) -> str:
@@ -142,9 +168,7 @@ def start(home: Path) -> int:
         ServiceError: If a part does not come up; its log says why.
     """
     folder = federation_folder(home)
-    running = supervisor(home)
-    if running is not None:
-        raise ServiceError(f"the federation is up already (process {running.pid}); end it with  wardround down")
+    require_down(home)
     with open(folder / "up.log", "wb") as output:
         process = subprocess.Popen(  # noqa: S603 - our own module, our own arguments
             [sys.executable, "-m", "flows.local_federation", str(home)],

@@ -20,6 +20,7 @@ from flows.progress import Watcher
 from flows.readiness import reasons_text
 from flows.remote import RemoteDispatcher
 from flows.roll import Roll
+from flows.taking_part import no_data_anywhere
 
 log = logging.getLogger("wardround.coordinator")
 LOOK_EVERY_S = 0.1
@@ -61,10 +62,11 @@ class Membership(Roll):
                 they began: they answer after their work, and nobody waits for that.
 
         Returns:
-            What each site found; one that is away is not ready, and joins when it answers.
+            What each site found; one that is away is not ready, and joins when it answers. Those that take no part are
+            not among them (`without_data`).
 
         Raises:
-            QuorumError: If a site the study names is not enrolled, or none is.
+            QuorumError: If a site the study names is not enrolled, or none is, or none has data for it.
         """
         self._at_work = at_work
         self._look(now=True)
@@ -78,6 +80,8 @@ class Membership(Roll):
             time.sleep(LOOK_EVERY_S)
             self._look()
         found = {**at_work, **self._found}
+        if not self._expected():
+            raise QuorumError(no_data_anywhere(self._study.study, self.without_data))
         return {name: found.get(name) or self._away(name) for name in sorted(self._expected())}
 
     def changes(self, known: Sequence[str]) -> list[Preparation]:
@@ -85,8 +89,16 @@ class Membership(Roll):
         self._look(now=True)
         ready = {name for name, found in self._found.items() if found.ready}
         gone = {name: self._why_gone(name) for name in sorted(set(known) - self._asked.keys())}
+        gone |= {name: self._found[name].reason for name in self.without_data if name in known}
         left = [Preparation(site=name, ready=False, reason=reason) for name, reason in gone.items()]
         return left + [self._found[name] for name in sorted(ready - set(known))]
+
+    @property
+    def without_data(self) -> list[str]:
+        """Sites that take no part, since they have no data for the study, which does not name them; they may join."""
+        if self._named is not None:
+            return []
+        return sorted(name for name, found in self._found.items() if not found.has_data)
 
     def begin_round(self, number: int, run: UUID) -> None:
         """See `flows.session.Hospitals`."""
@@ -165,6 +177,10 @@ class Membership(Roll):
         if self._all_silent():
             return f"waiting for quorum: {ready} of {self._needed()} sites are ready, missing: {', '.join(open_ones)}"
         return f"waiting for {', '.join(open_ones)} to open their data"
+
+    def _expected(self) -> set[str]:
+        """See `Roll`."""
+        return super()._expected() - {*self.without_data}
 
     def _unanswered(self) -> list[str]:
         return sorted(self._asked.keys() - self._found.keys() - self._at_work.keys())

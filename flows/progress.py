@@ -30,6 +30,9 @@ class Watcher:
     def phase(self, text: str) -> None:
         """Say what is being done before the first round."""
 
+    def note(self, text: str) -> None:
+        """Say once what somebody should know of the whole of it."""
+
     def round_opened(self, number: int, roster: Sequence[str]) -> None:
         """Say that a round's orders are out."""
 
@@ -232,6 +235,10 @@ class LiveWatcher(Watcher):
     def phase(self, text: str) -> None:
         """See `Watcher`."""
         self._change(phase=text, opened=None)
+
+    def note(self, text: str) -> None:
+        """See `Watcher`; it leaves a line."""
+        self._console.print(Text(text), highlight=False, soft_wrap=True)
 
     def round_opened(self, number: int, roster: Sequence[str]) -> None:
         """See `Watcher`."""

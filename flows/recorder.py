@@ -29,7 +29,7 @@ from components.study import Study
 from flows.build import export_file
 from flows.embedded_mlflow import seed_mlflow
 from flows.local_record import addresses
-from flows.servers import check_reachable
+from flows.servers import check_reachable, users_prefect
 from flows.version import code_version
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PATIENCE_S, AGAIN_S = 60.0, 1.0
 MLFLOW_UI = "http://127.0.0.1:5000"
-PREFECT_UI = "http://127.0.0.1:4200"
 
 
 def tracking_uri(home: Path) -> str:
@@ -70,7 +69,7 @@ class Recorder:
         study: The study.
         home: Folder of everything recorded.
         mlflow_url: A federation's tracking server; the user's own comes before it.
-        prefect_ui: Address of the Prefect UI, for links.
+        prefect_ui: Address of the Prefect UI, for links; empty where it has none that lasts.
 
     Raises:
         ServiceError: If the tracking server does not answer.
@@ -84,8 +83,8 @@ class Recorder:
         self._opened: Future[tuple[Tracker, Registry]] | None = None
         self._template: Future[Template] | None = None
         self._started: Future[None] | None = None
-        self._prefect_ui = os.environ.get("WARDROUND_PREFECT_UI") or prefect_ui or PREFECT_UI
-        self._flow_url = self._prefect_ui
+        self._prefect_ui = os.environ.get("WARDROUND_PREFECT_UI") or prefect_ui
+        self._flow_run = ""
 
     def __enter__(self) -> Recorder:
         return self
@@ -100,7 +99,7 @@ class Recorder:
         if self._started is not None:
             return
         self._opened = self._thread.submit(self._patiently, self._open)
-        self._flow_url = f"{self._prefect_ui}/runs/flow-run/{flow_run}" if flow_run else self._prefect_ui
+        self._flow_run = flow_run
         self._started = self._thread.submit(self._patiently, self._start, session)
         self._template = self._thread.submit(self._find_template, session)
 
@@ -135,11 +134,16 @@ class Recorder:
 
     def links(self) -> dict[str, str]:
         """Return where more is to be found, by name."""
-        return {"MLflow": f"{self._ui()}/#/models/{self._study.study}", "Prefect": self._flow_url}
+        found = {"MLflow": f"{self._ui()}/#/models/{self._study.study}", "Prefect": self._flow_url()}
+        return {name: address for name, address in found.items() if address}
 
     def version_url(self, name: str, version: int | None) -> str:
         """Return the address of a version's page in the MLflow UI."""
         return f"{self._ui()}/#/models/{name}/versions/{version}"
+
+    def _flow_url(self) -> str:
+        """Return the address of the training's run in Prefect; empty where it has none that lasts."""
+        return f"{self._prefect_ui}/runs/flow-run/{self._flow_run}" if self._prefect_ui and self._flow_run else ""
 
     def _ui(self) -> str:
         return self._uri.rstrip("/") if self._uri.startswith("http") else MLFLOW_UI
@@ -197,7 +201,8 @@ class Recorder:
             "sites": len(session.sites),
             "parameters": session.ledger.initial.parameters,
         }
-        tags = {"wardround.prefect_url": self._flow_url, "wardround.code_version": code_version()}
+        tags = {"wardround.prefect_run": self._flow_run, "wardround.prefect_url": self._flow_url()}
+        tags = {name: value for name, value in tags.items() if value} | {"wardround.code_version": code_version()}
         tracker.start_training(session.training, study=study, params=params, tags=tags)
         for name, other in session.others.items():
             gone = other.finished is None or other.finished.get("reason") == "cancelled"
@@ -350,6 +355,7 @@ def open_recorder(study: Study, home: Path, coordinator: CoordinatorConfig | Non
         coordinator: A federation's servers, where it trains at hospitals.
     """
     if coordinator is None:
-        return Recorder(study, home)
-    interface = coordinator.prefect_url.removesuffix("/").removesuffix("/api")
-    return Recorder(study, home, mlflow_url=coordinator.mlflow_url, prefect_ui=interface)
+        return Recorder(study, home, prefect_ui=users_prefect())
+    interface, ours = coordinator.prefect_url.removesuffix("/").removesuffix("/api"), addresses(home)
+    passing = ours is not None and ours.prefect == interface  # that of wardround up, whose port is another next time
+    return Recorder(study, home, mlflow_url=coordinator.mlflow_url, prefect_ui="" if passing else interface)

@@ -42,7 +42,7 @@ from flows.recorder import Recorder, open_recorder
 from flows.results import External, Results, external_results, test_results
 from flows.showing import end_showing
 from flows.signals import Interruptible, run_stoppable
-from flows.taking_up import require_own_words, require_same_start
+from flows.taking_up import require_own_words, require_same_start, resumed_text
 from flows.version import code_version
 
 if TYPE_CHECKING:
@@ -209,12 +209,14 @@ class Opening:
         preparations: What each site found.
         pooled: What the pooled site found, if the study compares with it.
         absent: In a simulation, what of the sites' data is not on this machine, in words.
+        without_data: Hospitals that have no data for the study and take no part.
     """
 
     initial: Future[InitialModel] | None
     preparations: dict[str, Future[Preparation]]
     pooled: Future[Preparation] | None
     absent: str = ""
+    without_data: Sequence[str] = ()
 
     @classmethod
     def ask(cls, dispatcher: Dispatcher, study: Study, sources: Sequence[SiteSource]) -> Opening:
@@ -240,12 +242,22 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
         raise DataError(f"the pooled items cannot be used: {opening.pooled.result().reason}")
     ledger = None if fresh else unfinished(trainings(parts.journal.entries), study.digest)
     first = _first_weights(parts, opening, preparations, ledger)
+    also = {"without_data": [*opening.without_data]} if opening.without_data else {}
     if ledger is not None:
         require_same_start(ledger, preparations, first.model, hospitals=parts.hospitals is not None)
-        parts.journal.append("training_resumed", training=ledger.training, code_version=code_version())
+        parts.watcher.note(resumed_text(study, ledger))
+        parts.journal.append("training_resumed", training=ledger.training, code_version=code_version(), **also)
         return ledger
     if not fresh:
         require_own_words(study, list(trainings(parts.journal.entries).values()))
+    return _begin(parts, preparations, first, also)
+
+
+def _begin(
+    parts: Parts, preparations: Mapping[str, Preparation], first: FirstWeights, also: Mapping[str, Sequence[str]]
+) -> TrainingLedger:
+    """Start a training in the journal."""
+    study = parts.study
     training = f"{study.study}-{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
     kept = {site: put_aside(parts.folder / training, found) for site, found in sorted(preparations.items())}
     what = {
@@ -256,7 +268,7 @@ def _open_ledger(parts: Parts, opening: Opening, *, fresh: bool) -> TrainingLedg
         "preparations": {site: found.model_dump(mode="json") for site, found in kept.items()},
         **({"components": first.components.model_dump(mode="json")} if first.components is not None else {}),
     }
-    parts.journal.append("training_started", **what, code_version=code_version())
+    parts.journal.append("training_started", **what, code_version=code_version(), **also)
     return started({**what, "code_version": code_version()})
 
 

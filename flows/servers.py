@@ -17,6 +17,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from components.errors import ServiceError
+from components.tracking.links import experiments_url
 from flows.embedded_mlflow import start_mlflow
 from flows.embedded_prefect import EmbeddedPrefect
 from flows.embedded_server import LOOPBACK, EmbeddedServer, RunningServer, flush_prefect_events
@@ -24,7 +25,7 @@ from flows.local_record import POSTGRESQL, addresses, recorded_database
 
 __all__ = [
     "EmbeddedPrefect", "EmbeddedServer", "RunningServer", "UserPrefect", "check_reachable", "flush_prefect_events",
-    "nothing_recorded", "open_prefect", "prefect_environment", "serve_ui", "start_mlflow",
+    "nothing_recorded", "open_prefect", "page_of", "prefect_environment", "serve_ui", "start_mlflow", "users_prefect",
 ]  # fmt: skip
 
 # What every process of ours that uses Prefect wants, whichever server it talks to.
@@ -195,7 +196,7 @@ def serve_ui(
 
 def _served_already(home: Path) -> dict[str, tuple[str, str]]:
     """Return the interfaces that need no server of ours, with a remark: the user's own, and the federation's."""
-    users = {"MLflow": _users_mlflow(), "Prefect": _users_prefect()}
+    users = {"MLflow": _users_mlflow(), "Prefect": users_prefect()}
     found = {name: (url, "  (your own)") for name, url in users.items() if url}
     federation = addresses(home)
     if federation is None:
@@ -213,12 +214,18 @@ def nothing_recorded(home: Path) -> str:
 
 def _show(name: str, url: str, remark: str, *, say: Callable[[str], None], open_browser: bool) -> None:
     """Say where an interface is, and open it if that is wanted."""
-    say(f"{INTERFACES[name]}  {url}{remark}")
+    page = page_of(name, url)
+    say(f"{INTERFACES[name]}  {page}{remark}")
     if open_browser:
-        webbrowser.open(url)
+        webbrowser.open(page)
 
 
-def _users_prefect() -> str:
+def page_of(name: str, url: str) -> str:
+    """Return the address of the page of an interface, by its name in `INTERFACES`, that shows what is recorded."""
+    return experiments_url(url) if name == "MLflow" else url
+
+
+def users_prefect() -> str:
     """Return the interface of the user's own Prefect server; empty if trainings use the embedded one."""
     chosen = os.environ.get("PREFECT_API_URL", "")
     return "" if chosen == os.environ.get(_OURS) else chosen.removesuffix("/").removesuffix("/api")

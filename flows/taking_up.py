@@ -8,10 +8,11 @@ from contextlib import suppress
 
 from pydantic import ValidationError
 
+from components.convergence import assess
 from components.dispatch import InitialModel, Preparation
 from components.errors import DataError, StudyError
 from components.ledger import TrainingLedger
-from components.study import Study
+from components.study import Study, watched
 from flows.version import code_version
 
 
@@ -65,3 +66,16 @@ def require_same_start(
     if changed or ledger.initial.weights_digest != initial.weights_digest:
         what = f"the data of {', '.join(changed)} changed" if changed else "the network's first weights changed"
         raise DataError(f"training {ledger.training} cannot be resumed: {what} since. Start anew with --fresh")
+
+
+def resumed_text(study: Study, ledger: TrainingLedger) -> str:
+    """Say that a training is taken up again, and where."""
+    rounds = ledger.rounds
+    number = next((n for n in range(1, study.rounds.max + 1) if n not in rounds or rounds[n].state is None), 0)
+    rule = study.rounds.convergence
+    if number not in rounds and assess(ledger.history(watched(study)), rule).converged:
+        number = 0
+    where = f"at round {number}" if number else "after its last round"
+    waiting = [n for n, item in sorted(rounds.items()) if item.state is not None and item.version is None]
+    versions = f"; still to be registered: {', '.join(map(str, waiting))}" if waiting else ""
+    return f"resuming {ledger.training} {where}{versions}"

@@ -60,8 +60,7 @@ async def _show(driver: Driver) -> None:
 
     async def show_progress(number: int) -> None:
         nonlocal looked
-        last = number == session.study.rounds.max
-        if last or time.monotonic() - looked > PROGRESS_EVERY_S:
+        if time.monotonic() - looked > PROGRESS_EVERY_S:
             looked = time.monotonic()
             await aupdate_progress_artifact(artifact_id=artifact, progress=100.0 * number / session.study.rounds.max)
 
@@ -81,6 +80,12 @@ async def _show(driver: Driver) -> None:
             shown.create_task(show_round(number))
     if number == END:
         await follow_steps(END)
+        try:
+            await aupdate_progress_artifact(
+                artifact_id=artifact, progress=100.0
+            )  # it may have converged before the last
+        except Exception as error:  # of Prefect's: what counts is done all the same
+            driver.unshown.append(f"the progress: {error}")
 
 
 def artifact_key(training: str) -> str:

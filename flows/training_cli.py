@@ -63,7 +63,8 @@ def cancel(
 ) -> None:
     """End a training or an analysis for good: the hospitals stop at once, also where nobody drives it any more.
 
-    What was registered stays. Ctrl-C instead stops it so that the same command resumes it.
+    What was registered stays, and rounds that are done are registered first if it is driven. Ctrl-C instead stops it so
+    that the same command resumes it.
     """
     from flows.cancellation import cancel_study
 

@@ -9,6 +9,8 @@
     asked_again         {analysis, number, site, reason}
     waiting             {analysis, reason}
     site_left           {analysis, site, step, reason}
+    site_without_data   {analysis, site, reason}
+    analysis_stopped    {analysis, reason}
     analysis_finished   {analysis, run, report}
     analysis_cancelled  {analysis, why}
 """
@@ -34,9 +36,11 @@ class AnalysisLedger:
         answers: By a request's digest, the digest of what was answered, if that can be used again.
         cohorts: By site, its cohort as of its first answer that told something.
         left: Who was left out, and why.
+        without_data: Who takes no part, having no data for the study, since it was begun or last taken up.
         step: What was asked last.
         answered: Who answered that.
         waiting: For whom it waits, in words; empty if for nobody in particular.
+        stopped: Why it could not go on, in words; empty as long as it goes on.
         finished: Whether it has ended; it is not taken up again.
     """
 
@@ -47,19 +51,22 @@ class AnalysisLedger:
     answers: dict[str, str] = field(default_factory=dict)
     cohorts: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    without_data: list[str] = field(default_factory=list)
     step: str = ""
     answered: list[str] = field(default_factory=list)
     waiting: str = ""
+    stopped: str = ""
     finished: bool = False
 
     @property
     def sites(self) -> list[str]:
         """Who is asked now, in the order of their names."""
-        return [site for site in self.roster if site not in self.left]
+        return [site for site in self.roster if site not in self.left and site not in self.without_data]
 
     def apply(self, event: str, data: Mapping[str, Any]) -> None:
         """Take an event into account."""
         self.waiting = str(data["reason"]) if event == "waiting" else self.waiting if event == "asked_again" else ""
+        self.stopped = str(data["reason"]) if event == "analysis_stopped" else ""
         if event == "question_asked":
             self.numbers[data["question"]] = data["number"]
             self.step, self.answered = data["step"], []
@@ -67,6 +74,10 @@ class AnalysisLedger:
             self._answered(data)
         elif event == "site_left":
             self.left[data["site"]] = data["reason"]
+        elif event == "site_without_data":
+            self.without_data.append(data["site"])
+        elif event == "analysis_resumed":
+            self.without_data = []  # it may have been given data: it is asked again
         elif event in ("analysis_finished", "analysis_cancelled"):
             self.finished = True
 

@@ -296,18 +296,20 @@ class AnalysisAnswer(Record, LaterFields):
         status: ``done``; ``withheld`` (disclosure control keeps it back); ``refused`` (the data or the request are not
             what they should be); or ``failed``.
         reason: Why not; holds neither a path nor a patient's value.
+        has_data: Whether its hospital names any data for the study; one that does not takes no part.
         finding: The record.
         cohort: What tells one cohort of this site from another, and nothing of its patients: a digest over keyed
             fingerprints, whose key never leaves the site. Empty where it has told nothing.
         policy: What the site let leave, where its own policy is stricter than the study's.
     """
 
-    later = frozenset({"cohort", "policy"})
+    later = frozenset({"cohort", "has_data", "policy"})
 
     site: Name
     request_digest: Sha256
     status: Literal["done", "withheld", "refused", "failed"]
     reason: str = ""
+    has_data: bool = True
     finding: Finding | None = None
     cohort: str = ""
     policy: Disclosure | None = None

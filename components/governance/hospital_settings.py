@@ -25,7 +25,7 @@ from typing import Annotated, Literal, Self, get_args
 from pydantic import Field, ValidationError, model_validator
 
 from components.analytics.plan import AnalysisStudy, Disclosure
-from components.errors import RefusedError, StudyError
+from components.errors import NoDataError, RefusedError, StudyError
 from components.files import storage_errors
 from components.mistakes import dotted, explain
 from components.rounds import NAME_PATTERN, Name, Record
@@ -94,13 +94,13 @@ class HospitalSettings(Record):
         """Return where the site's items for a study are.
 
         Raises:
-            RefusedError: If the hospital has named no data for it.
+            NoDataError: If the hospital has named no data for it.
         """
         if study in self.sources:
             return self.sources[study]
         folder = self.data.get(study, self.data.get(ANY))
         if folder is None:
-            raise RefusedError(f"{site} has no data for the study {study}")
+            raise NoDataError(f"{site} has no data for the study {study}")
         part = {"site": site, "kind": "folder", "path": str(Path(folder).absolute())}
         return SiteSource.model_validate({"name": site, "parts": [part]})
 
@@ -108,7 +108,8 @@ class HospitalSettings(Record):
         """Return where the table of an analysis is.
 
         Raises:
-            RefusedError: If the hospital has named no folder of the site's own for it.
+            NoDataError: If the hospital has named no data for it.
+            RefusedError: If those are no folder of the site's own.
         """
         (part, *more) = self.source_of(study.study, site).parts
         if more or part.kind != "folder" or part.rows is not None:

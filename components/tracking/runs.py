@@ -116,7 +116,7 @@ class Tracker:
             else:
                 self.run_id = self._create_run(training, {**own, names.ROLE: role})
             self._log_params({key: value for key, value in params.items() if key not in recorded})
-        note = links.training_note(study.study, training, tags.get(names.PREFECT_URL))
+        note = links.training_note(study.study, training, tags.get(names.PREFECT_URL), tags.get(names.PREFECT_RUN))
         self.set_tags({names.NOTE: note, **tags})
         self.log_text("study.json", study.model_dump_json(indent=2))
         return self.run_id

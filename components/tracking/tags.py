@@ -12,7 +12,8 @@ PACKAGE_DIGEST = "wardround.package_digest"  # SHA-256 of manifest.json
 METRICS = "wardround.metrics"  # the version's metrics as JSON
 EVALUATION_DATA = "wardround.evaluation_data"  # digest of the data those metrics were measured on
 CHAMPION = "wardround.champion"  # why this version became champion, or why not
-PREFECT_URL = "wardround.prefect_url"
+PREFECT_RUN = "wardround.prefect_run"  # of a run: identifier of the flow run that shows it
+PREFECT_URL = "wardround.prefect_url"  # its address, where Prefect has one that lasts
 STATUS_REASON = "wardround.status_reason"
 
 PARENT_RUN = "mlflow.parentRunId"

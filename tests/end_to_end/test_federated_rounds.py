@@ -148,6 +148,17 @@ def test_a_cancelled_training_ends_at_the_hospitals_at_once(ward: Loopback) -> N
 
 
 @pytest.mark.long
+def test_rounds_that_are_done_have_versions_when_a_training_is_cancelled(ward: Loopback) -> None:
+    study = change(ward, rounds={"max": 40, "quorum": 2}, seed=17)
+    with ward.running("train", study) as train:
+        ward.until(lambda: len(ward.events("evaluated", training=latest(ward))) >= 4, every_s=0.01)
+        ward.run("cancel", STUDY)
+        ended(ward, train, 130)
+    done = [entry.data["round"] for entry in ward.events("evaluated", training=latest(ward))]
+    assert [entry.data["round"] for entry in ward.events("committed", training=latest(ward))] == done
+
+
+@pytest.mark.long
 def test_a_training_that_nobody_drives_any_more_is_cancelled_too(ward: Loopback) -> None:
     study = change(ward, rounds={"max": 2, "quorum": 2}, seed=15)
     with ward.running("train", study) as train:

@@ -9,7 +9,7 @@ import pytest
 from mlflow import MlflowClient
 from mlflow.entities import Run
 
-from tests.end_to_end.records import PrefectRecords
+from tests.end_to_end.records import PrefectRecords, prefect_records
 from tests.end_to_end.ward import Ward
 from tests.references.tiny_study import STUDY, tiny_study
 
@@ -155,11 +155,20 @@ def test_prefect_has_an_artifact_for_each_round_and_one_of_progress(prefect: Pre
     assert progress["data"] == 100.0
 
 
+def test_the_progress_of_a_training_that_converged_before_its_last_round_is_whole(tmp_path: Path) -> None:
+    ward = Ward.make(tmp_path, rounds={"max": 6, "convergence": {"metric": "auroc", "patience": 1, "min_delta": 0.9}})
+    ward.run("--dispatcher", "processes:2")
+    assert len(ward.events("committed")) < 6
+    with prefect_records(ward) as records:
+        assert [item["data"] for item in records.find("artifacts") if item["type"] == "progress"] == [100.0]
+
+
 def test_links_lead_both_ways(
     mlflow: MlflowClient, runs: dict[str, Run], prefect: PrefectRecords, training: str
 ) -> None:
     (flow_run,) = [run for run in prefect.find("flow_runs") if run["name"] == training]
-    assert runs[""].data.tags["wardround.prefect_url"].endswith(f"/runs/flow-run/{flow_run['id']}")
+    assert runs[""].data.tags["wardround.prefect_run"] == flow_run["id"]
+    assert "wardround.prefect_url" not in runs[""].data.tags  # the embedded server has another port each time
     assert flow_run["id"] in runs[""].data.tags["mlflow.note.content"]
     table = next(item["data"] for item in prefect.find("artifacts") if item["key"] == f"round-2-of-{training}")
     assert f"/#/models/{STUDY}/versions/2)" in table

@@ -10,10 +10,12 @@ import pytest
 
 from components.analytics.analysis import Results
 from components.analytics.asking import AnswersError
+from components.analytics.ledger import analyses, open_analyses
 from components.analytics.plan import AnalysisStudy, Attendance, Disclosure
 from components.analytics.records import AnalysisAnswer, AnalysisRequest, AskExits, AskSummary
-from components.errors import DataError
+from components.errors import DataError, QuorumError
 from components.journal import Journal
+from components.study import VirtualSites
 from flows import analysis_driver
 from flows.analysis_driver import analyse_whole
 from flows.analysis_session import (
@@ -23,6 +25,7 @@ from flows.analysis_session import (
     open_journal,
     request_digest,
 )
+from flows.live import LiveAnalysis
 from flows.progress import Watcher
 from tests.components.analytics.hospitals import study
 
@@ -126,3 +129,77 @@ def test_once_it_was_stopped_nothing_more_is_asked(journal: Journal) -> None:
     running.stop.set()
     with pytest.raises(StoppedAnalysisError, match="the same command resumes it"):
         running.begin(AskSummary(), "summary")
+
+
+def without_data(asked: AnalysisRequest) -> AnalysisAnswer:
+    return answer(asked, status="refused", reason=f"{asked.site} has no data for the study trial", has_data=False)
+
+
+def unnamed() -> AnalysisStudy:
+    return study(SITES).model_copy(update={"sites": VirtualSites(count=3, partition="iid")})
+
+
+def test_a_site_without_data_for_a_study_that_does_not_name_it_takes_no_part_and_is_asked_again_when_resumed(
+    journal: Journal,
+) -> None:
+    running = session(journal, unnamed())
+    assert running.excuse(without_data(request(running.study, "west")))
+    assert (running.sites, running.roster) == (["east", "north"], ["east", "north"])
+    assert not running.excuse(answer(request(running.study, "east")))
+    found = running.annotated(Results(running.study, ["east", "north"]))
+    assert found.notes == ["Taking no part, without data for the study trial: west."]
+    again = session(journal, unnamed())
+    assert (again.analysis, again.sites) == (running.analysis, SITES)
+
+
+def test_a_site_that_the_study_names_or_requires_is_not_excused(journal: Journal) -> None:
+    running = session(journal)
+    assert not running.excuse(without_data(request(running.study)))
+    required = unnamed().model_copy(update={"attendance": Attendance(required=["east"])})
+    running = session(journal, required)
+    assert not running.excuse(without_data(request(required)))
+
+
+def test_an_analysis_that_nobody_has_data_for_ends_and_begins_anew_with_whoever_came_since(journal: Journal) -> None:
+    whole = unnamed()
+    first = AnalysisSession(whole, begin_analysis(whole, ["east"], journal, fresh=False), journal, watcher=Watcher())
+    with pytest.raises(QuorumError, match=r"no hospital has data for the study trial \(asked: east\)"):
+        first.excuse(without_data(request(whole)))
+    second = session(journal, whole)
+    assert second.analysis != first.analysis
+    assert second.sites == SITES
+
+
+def test_one_that_has_told_something_is_taken_up_with_those_it_began_with(journal: Journal) -> None:
+    whole = unnamed()
+    first = AnalysisSession(whole, begin_analysis(whole, ["east"], journal, fresh=False), journal, watcher=Watcher())
+    asked = request(whole)
+    first.note(asked, "summary", 1, answer(asked, status="done", cohort="a"))
+    second = session(journal, whole)
+    assert (second.analysis, second.sites) == (first.analysis, ["east"])
+
+
+def test_one_that_could_not_go_on_says_why_until_it_goes_on(journal: Journal) -> None:
+    running = session(journal)
+    running.note_failed(DataError("east: no table\nnorth: not accepted"))
+    (live,) = open_analyses(analyses(journal.entries))
+    assert "stopped: east: no table; north: not accepted; once that is mended" in LiveAnalysis(live, False).line()
+    session(journal)
+    (live,) = open_analyses(analyses(journal.entries))
+    assert "stopped" not in LiveAnalysis(live, False).line()
+
+
+def test_where_an_analysis_is_taken_up_is_said(journal: Journal) -> None:
+    said: list[str] = []
+
+    class Noting(Watcher):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    for _ in range(2):
+        running = AnalysisSession(
+            study(SITES), begin_analysis(study(SITES), SITES, journal, fresh=False), journal, watcher=Noting()
+        )
+        running.say_resumed()
+        running.begin(AskSummary(), "summary")
+    assert said == [f"resuming {running.analysis} at question 1, summary"]

@@ -182,3 +182,18 @@ def test_a_table_that_is_not_there_says_so_without_its_folder(gate: Gate, north:
     answer = asked(gate, north, 10)
     write_settings(north, gate.folder / "data")
     assert answer.reason == "there is no table patients.csv in the site's folder"
+
+
+def test_a_hospital_that_names_no_data_for_the_study_says_so_before_anything_else(
+    gate: Gate, north: SiteFolder
+) -> None:
+    other = study(["north", "south", "west"], disclosure={"smallest_cell": 7})
+    (north.state / "hospital.yaml").write_text(yaml.safe_dump({"data": {"chest": "/films"}}))
+    answer = asked(gate, north, 40, whole=other)
+    assert (answer.status, answer.has_data, answer.reason) == (
+        "refused",
+        False,
+        "north has no data for the study trial",
+    )
+    write_settings(north, gate.folder / "data")
+    assert asked(gate, north, 41, whole=other).has_data

@@ -10,9 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from components.analytics.plan import Disclosure
 from components.errors import ServiceError
+from components.governance.hospital_settings import read_settings
+from components.site_source import SiteSource, SourcePart
 from flows import local_federation, local_postgres, local_record
-from flows.local_federation import choose_database
+from flows.local_federation import LocalHospital, choose_database
 from flows.local_postgres import PostgresMissingError, find_postgres
 from tests.command_line import Run
 from tests.references.open_folder import open_folder
@@ -97,3 +100,20 @@ def test_a_server_of_the_home_that_somebody_else_started_is_not_taken_over(wardr
     assert (done.code, "the Prefect server of this home runs already" in " ".join(done.err.split())) == (7, True)
     assert local_federation.supervisor(home) is None
     assert not (home / "federation" / "parts.json").exists()
+
+
+def hospital(name: str, study: str, disclosure: Disclosure | None = None) -> LocalHospital:
+    source = SiteSource(name=name, parts=[SourcePart(site=name, kind="folder", path=f"/{study}")])
+    return LocalHospital(name, study, source, disclosure)
+
+
+def test_a_hospital_keeps_the_data_of_earlier_studies(tmp_path: Path) -> None:
+    local_federation.write_hospitals(tmp_path, [hospital("site-1", "trial", Disclosure(smallest_cell=9))])
+    local_federation.write_hospitals(tmp_path, [hospital(name, "chest") for name in ("site-1", "site-2")])
+    assert local_federation.studies_of_hospitals(tmp_path) == {"chest": ["site-1", "site-2"], "trial": ["site-1"]}
+    settings = read_settings(tmp_path / "federation" / "hospitals" / "site-1")
+    assert settings.disclosure == Disclosure(smallest_cell=9)
+    strict = [hospital("site-1", "one", Disclosure(smallest_cell=9)), hospital("site-1", "two", Disclosure())]
+    local_federation.write_hospitals(tmp_path, strict)
+    settings = read_settings(tmp_path / "federation" / "hospitals" / "site-1")
+    assert (sorted(settings.sources), settings.disclosure.smallest_cell) == (["chest", "one", "trial", "two"], 9)

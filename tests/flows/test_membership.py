@@ -17,6 +17,7 @@ from components.gateway.database import Database, sites
 from components.gateway.records import own_version, slot_of_order
 from components.gateway.sites import Site, Sites
 from components.rounds import Order, RoundPlan
+from components.study import Study
 from flows import heard, roll
 from flows import membership as module
 from flows.coordinator import CoordinatorSide
@@ -24,6 +25,7 @@ from flows.membership import Membership
 from flows.progress import Watcher
 from flows.remote import RemoteDispatcher
 from tests.references.tiny_study import tiny_study
+from tests.references.tiny_table import table_study
 
 
 class Clock:
@@ -186,3 +188,70 @@ def test_no_claim_lapses_while_the_database_is_away(
         assert membership.claim(ORDER) == "held"
     clock.now += 2
     assert membership.claim(ORDER) == "held", "nobody could renew it"
+
+
+class Answering:
+    """Sites that answer at once, some of them that they have no data for the study."""
+
+    def __init__(self, *without_data: str) -> None:
+        self.without_data = without_data
+
+    def prepare(self, site: str) -> Future[Preparation]:
+        found: Future[Preparation] = Future()
+        has_data = site not in self.without_data
+        reason = "" if has_data else f"{site} has no data for the study tiny"
+        found.set_result(Preparation(site=site, ready=has_data, reason=reason, has_data=has_data))
+        return found
+
+
+VIRTUAL = tiny_study(sites={"count": 2, "partition": "iid"})
+
+
+def gathering(known: Sites, claims: Claims, asking: Answering, study: Study = VIRTUAL) -> Membership:
+    side = cast(CoordinatorSide, Side(known, claims))
+    return Membership(study, side, cast(RemoteDispatcher, asking), require_ready=True)
+
+
+def enrol(database: Database, clock: Clock, *names: str) -> None:
+    with database.write() as connection:
+        for name in names:
+            connection.execute(sites.insert().values(name=name, status="ready", last_seen=clock.now))
+
+
+def test_a_hospital_without_data_for_a_study_that_does_not_name_it_takes_no_part_until_it_has_some(
+    database: Database, known: Sites, claims: Claims, clock: Clock
+) -> None:
+    enrol(database, clock, "south", "west")
+    asking = Answering("south")
+    membership = gathering(known, claims, asking)
+    assert sorted(membership.gather(Watcher(), lambda: None)) == ["north", "west"]
+    assert membership.without_data == ["south"]
+    assert membership.changes(["north", "west"]) == []
+    asking.without_data = ()
+    clock.now += module.ASK_AGAIN_S
+    assert [found.site for found in membership.changes(["north", "west"])] == ["south"]
+    assert membership.without_data == []
+
+
+def test_a_member_that_lost_its_data_leaves(database: Database, known: Sites, claims: Claims, clock: Clock) -> None:
+    enrol(database, clock, "south")
+    membership = gathering(known, claims, Answering("south"))
+    membership.gather(Watcher(), lambda: None)
+    left = membership.changes(["north", "south"])
+    assert [(found.site, found.ready, found.reason) for found in left] == [
+        ("south", False, "south has no data for the study tiny")
+    ]
+
+
+def test_a_hospital_that_the_study_names_is_missed_where_it_has_no_data(
+    database: Database, known: Sites, claims: Claims, clock: Clock
+) -> None:
+    enrol(database, clock, "east", "west")
+    found = gathering(known, claims, Answering("west"), table_study()).gather(Watcher(), lambda: None)
+    assert {site: one.ready for site, one in found.items()} == {"east": True, "north": True, "west": False}
+
+
+def test_a_study_that_nobody_has_data_for_is_not_begun(known: Sites, claims: Claims) -> None:
+    membership = gathering(known, claims, Answering("north"))
+    with pytest.raises(QuorumError, match=r"no hospital has data for the study \w+ \(asked: north\): name them in"):
+        membership.gather(Watcher(), lambda: None)

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -49,7 +50,7 @@ def is_gone(pid: int) -> bool:
 
 def is_closed(url: str) -> bool:
     with socket.socket() as attempt:
-        return attempt.connect_ex(("127.0.0.1", int(url.rsplit(":", 1)[1]))) != 0
+        return attempt.connect_ex(("127.0.0.1", urlsplit(url).port or 0)) != 0
 
 
 @pytest.fixture(scope="module")
@@ -340,7 +341,8 @@ def test_ui_says_the_addresses_of_servers_of_the_users_own(tmp_path: Path, monke
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.invalid")
     said: list[str] = []
     assert serve_ui(tmp_path, 0, 0, say=said.append) == 0
-    assert [line.split()[-3] for line in said] == ["https://mlflow.invalid", "http://prefect.invalid:4200"]
+    mlflow = "https://mlflow.invalid/#/experiments?workflowType=machine_learning"
+    assert [line.split()[-3] for line in said] == [mlflow, "http://prefect.invalid:4200"]
     assert list(tmp_path.iterdir()) == []
 
 

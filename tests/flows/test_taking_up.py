@@ -6,8 +6,9 @@ import pytest
 
 from components.dispatch import InitialModel, Preparation
 from components.errors import StudyError
-from components.ledger import TrainingLedger
-from flows.taking_up import changed_data, require_own_words
+from components.ledger import RoundLedger, TrainingLedger
+from components.rounds import RoundPlan, StateRef
+from flows.taking_up import changed_data, require_own_words, resumed_text
 from tests.references.tiny_study import tiny_study
 
 
@@ -47,3 +48,24 @@ def test_a_study_that_another_version_has_begun_is_not_begun_anew_unasked() -> N
     require_own_words(study, [begun, newer])  # it was given up for a newer one
     begun.finished = {}
     require_own_words(study, [begun])
+
+
+def decided(number: int, value: float, version: int | None) -> RoundLedger:
+    plan = RoundPlan(
+        study="t", study_digest="0" * 64, training="t", round=number, base_digest="0" * 64, roster=["a"], quorum=1,
+        deadline_s=1.0,
+    )  # fmt: skip
+    state = StateRef(round=number, step=0, weights="w", statistics=[], slots={})
+    return RoundLedger(plan, state=state, evaluation="e", metrics={"auroc": value}, version=version)
+
+
+def test_where_a_training_is_taken_up_is_said() -> None:
+    study = tiny_study(rounds={"max": 4, "convergence": {"metric": "auroc", "patience": 1}})
+    begun = ledger()
+    assert resumed_text(study, begun) == "resuming t at round 1"
+    begun.rounds = {1: decided(1, 0.7, 1), 2: decided(2, 0.8, None)}
+    assert resumed_text(study, begun) == "resuming t at round 3; still to be registered: 2"
+    begun.rounds[3] = decided(3, 0.8, 3)
+    assert resumed_text(study, begun) == "resuming t after its last round; still to be registered: 2"
+    begun.rounds = {number: decided(number, number / 10, number) for number in (1, 2, 3, 4)}
+    assert resumed_text(study, begun) == "resuming t after its last round"
