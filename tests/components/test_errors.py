@@ -6,6 +6,7 @@ from components import errors
 from components.errors import (
     DataError,
     LostError,
+    NoDataError,
     RefusedError,
     SeenRoundError,
     SiteError,
@@ -14,7 +15,7 @@ from components.errors import (
 )
 
 SECRET = "cannot read /ward-7/films/Smith^Anna.dcm"
-LEAVE = (DataError, RefusedError, SeenRoundError, LostError)
+LEAVE = (DataError, RefusedError, NoDataError, SeenRoundError, LostError)
 STAYS = [
     kind
     for kind in vars(errors).values()
