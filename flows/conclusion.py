@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from components.evaluation.benefit import benefit_unit, benefit_words
+from components.evaluation.benefit import arm_names, benefit_unit, benefit_words
 from components.evaluation.benefit_figures import Scale, benefit_figures
 from components.evaluation.figures import (
     Participation,
@@ -138,7 +138,7 @@ def _risk_figures(session: Session, tested: Evaluation) -> dict[str, bytes]:
         figures |= {"figures/importance.png": importance_figure(shares)} if shares else {}
     if tested.pooled.treatment is not None:
         told = {site: sums.treatment for site, sums in tested.by_site.items() if sums.treatment is not None}
-        scale = Scale(study.evaluate.bins, benefit_unit(study), benefit_words(study))
+        scale = Scale(study.evaluate.bins, benefit_unit(study), benefit_words(study), arm_names(study))
         figures |= benefit_figures(told, tested.pooled.treatment, scale)
     metric = headline(study.task.kind)
     words = "AUROC" if metric == "auroc" else metric.capitalize()

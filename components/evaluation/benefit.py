@@ -299,6 +299,13 @@ def contrast_words(study: Study) -> str:
     return "" if arm is None else f"{arm.column}: {arm.levels[1]} less {arm.levels[0]}"
 
 
+def arm_names(study: Study) -> tuple[str, str]:
+    """Return both arms of a study of treatments, as ``drug: no`` and ``drug: yes``."""
+    arm = study.data.records.arm if study.data.records else None
+    assert arm is not None
+    return f"{arm.column}: {arm.levels[0]}", f"{arm.column}: {arm.levels[1]}"
+
+
 def benefit_warnings(study: Study) -> list[str]:
     """Say plainly what a user must know of every benefit of this study; nothing where there is nothing to say.
 

@@ -22,11 +22,13 @@ class Scale:
         bins: The study's bins.
         unit: What an outcome of 1 is; see `components.evaluation.benefit.benefit_unit`.
         words: Its name, for the axes.
+        arms: The names of both arms.
     """
 
     bins: int
     unit: float
     words: str
+    arms: tuple[str, str]
 
 
 def benefit_figures(by_site: Mapping[str, TreatmentSums], pooled: TreatmentSums, scale: Scale) -> dict[str, bytes]:
@@ -37,7 +39,7 @@ def benefit_figures(by_site: Mapping[str, TreatmentSums], pooled: TreatmentSums,
         pooled: Their sum, with patients in either arm.
         scale: What benefits are told in.
     """
-    found = {"figures/overlap.png": overlap_figure(pooled)}
+    found = {"figures/overlap.png": overlap_figure(pooled, scale)}
     if len(uplift_curve(pooled, scale.bins)[0]) > 1:
         found["figures/uplift.png"] = uplift_figure(by_site, pooled, scale)
         found["figures/benefit.png"] = benefit_figure(pooled, scale)
@@ -81,16 +83,16 @@ def benefit_figure(pooled: TreatmentSums, scale: Scale) -> bytes:
     return png(figure)
 
 
-def overlap_figure(pooled: TreatmentSums) -> bytes:
+def overlap_figure(pooled: TreatmentSums, scale: Scale) -> bytes:
     """Draw how probable the second arm was for the patients of either; returns a PNG."""
     figure, axes = canvas(7.6, 3.6)
     edges = np.arange(OVERLAP_BINS) / OVERLAP_BINS
-    for number, (counts, name) in enumerate(zip(overlap(pooled), ("first arm", "second arm"), strict=True)):
+    for number, (counts, name) in enumerate(zip(overlap(pooled), scale.arms, strict=True)):
         colour, _ = MODEL_MARKS[number]
         shares = counts / max(int(counts.sum()), 1)
         place = edges + number * 0.5 / OVERLAP_BINS
         axes.bar(place, shares, width=0.5 / OVERLAP_BINS, align="edge", color=colour, label=name)
     axes.set(xlim=(0, 1))
-    titles(axes, "Overlap of the arms", "chance of the second arm", "part of the arm's patients")
+    titles(axes, "Overlap of the arms", f"chance of {scale.arms[1]}", "part of the arm's patients")
     axes.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **legend_style())
     return png(figure)

@@ -124,7 +124,7 @@ def test_a_site_too_small_to_be_ranked_tells_all_of_the_gain_and_of_the_slope() 
 
 def test_nobody_is_drawn_who_is_not_ranked() -> None:
     small, large = told(few_events(64, seed=2), 5), told(patients(400, seed=3), 5)
-    scale = Scale(BINS, 1.0, "probability of well")
+    scale = Scale(BINS, 1.0, "probability of well", ("drug: no", "drug: yes"))
     assert benefit_figures({"small": small}, small, scale).keys() == {"figures/overlap.png"}
     both = add_treatment([small, large])
     assert both is not None
