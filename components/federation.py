@@ -287,7 +287,9 @@ def undefined_of(study: Study, sums: ScoreSums) -> dict[str, str]:
     else:
         kind = class_kind(task)
         reasons = dict(undefined_metrics(sums, kind=kind, threshold=task.threshold, classes=task.classes).items())
-    return reasons | (untold_benefits(metrics_of(study, sums)) if sums.treatment is not None else {})
+    if sums.treatment is None:
+        return reasons
+    return reasons | untold_benefits(benefit_metrics(sums.treatment, study.evaluate.bins))
 
 
 def check_evaluation(study: Study, sums: ScoreSums, most_items: int | None) -> None:

@@ -372,7 +372,8 @@ def _fit_to_be_told(study: Study, sums: ScoreSums) -> ScoreSums:
 
 def _personal(order: Order, module: LightningModule) -> tuple[str, ...]:
     """Return the entries that the strategy leaves at the site."""
-    return exchanged_entries(module).personal(str(order.plan.instructions.get("personal", "none")))
+    kind = str(order.plan.instructions.get("personal", "none"))
+    return () if kind == "none" else exchanged_entries(module).personal(kind)
 
 
 def _slot(order: Order) -> Slot:

@@ -102,7 +102,7 @@ def predict_files(
     version = _load(model, home)
     study = version.study
     module = build_module(study).eval()
-    own = _personal(version, _kept_at(version, home, site, hospital)) if site or hospital else {}
+    own = _personal(version, home, site, hospital) if site or hospital else {}
     load_entries(module, {**version.weights, **own})
     names, items = _read_items(study, files)
     with torch.inference_mode():
@@ -173,51 +173,43 @@ def _load(model: str, home: Path) -> ScoringModel:
         raise StudyError(str(error)) from None
 
 
-@dataclass(frozen=True)
-class _Kept:
-    """Where a site's own layers are, what it was called, and who else has some there."""
-
-    folder: Path
-    called: str
-    others: list[str]
-
-
-def _kept_at(version: ScoringModel, home: Path, site: str, hospital: Path | None) -> _Kept:
-    """Return where a site has what it kept of its own.
+def _personal(version: ScoringModel, home: Path, site: str, hospital: Path | None) -> Weights:
+    """Return what a site kept of its own when the version was judged.
 
     Raises:
-        StudyError: If both a site and a hospital's folder are given.
+        StudyError: If the strategy leaves nothing at the sites, or both a site and a hospital's folder are given.
+        DataError: If nothing of it is here.
     """
-    study, training = version.study.study, str(version.lineage["training"])
-    if hospital is not None:
-        if site:
-            raise StudyError("give --site, a site's name, or --hospital, a hospital's folder, not both")
-        return _Kept(hospital / "studies" / study, f"--hospital {hospital}", [])
-    found = {path.parents[1].name: path.parents[1] for path in (home / "sites" / study).glob(f"*/personal/{training}")}
-    served = (home / "federation" / "hospitals").glob(f"*/studies/{study}/personal/{training}")
-    found |= {path.parents[3].name: path.parents[1] for path in served}
-    return _Kept(found.get(site, home / "sites" / study / "nobody"), f"--site {site}", sorted(found))
-
-
-def _personal(version: ScoringModel, kept: _Kept) -> Weights:
-    """Return what a site kept of its own when the version was judged."""
     from components.strategies.table import STRATEGIES
     from components.training.personal import load_personal
 
-    strategy, training = version.study.strategy.name, str(version.lineage["training"])
-    if STRATEGIES[strategy].personal == "none":
+    study, training, number = version.study, str(version.lineage["training"]), int(version.lineage["round"])
+    if site and hospital is not None:
+        raise StudyError("give --site, a site's name, or --hospital, a hospital's folder, not both")
+    called = f"--site {site}" if hospital is None else f"--hospital {hospital}"
+    if STRATEGIES[study.strategy.name].personal == "none":
         raise StudyError(
-            f"{kept.called}: {version.version.uri} was trained with {strategy}, which leaves nothing at the "
+            f"{called}: {version.version.uri} was trained with {study.strategy.name}, which leaves nothing at the "
             "sites: its scores are the same at each, so leave it out"
         )
-    own = load_personal(kept.folder, training, int(version.lineage["round"]) + 1)
+    here = _sites_here(home, study.study, training) if hospital is None else {}
+    folder = here.get(site) if hospital is None else hospital / "studies" / study.study
+    own = load_personal(folder, training, number + 1) if folder is not None else {}
     if not own:
-        there = f"there are layers of {', '.join(kept.others)}" if kept.others else "there are none"
+        there = f"there are layers of {', '.join(sorted(here))}" if here else "there are none"
         raise DataError(
-            f"{kept.called}: no layers that it kept in round {version.lineage['round']} of {training}: {there}; they "
-            "never leave the machine of their site"
+            f"{called}: no layers that it kept in round {number} of {training}: {there}; they never leave the machine "
+            "of their site"
         )
     return own
+
+
+def _sites_here(home: Path, study: str, training: str) -> dict[str, Path]:
+    """Return the folders of a simulation's sites, or of hospitals on this machine, that kept layers of a training."""
+    simulated = (home / "sites" / study).glob(f"*/personal/{training}")
+    served = (home / "federation" / "hospitals").glob(f"*/studies/{study}/personal/{training}")
+    found = {path.parents[1].name: path.parents[1] for path in simulated}
+    return found | {path.parents[3].name: path.parents[1] for path in served}
 
 
 def _decision(scores: Sequence[float], study: Study) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from components.digits import interval_text, number_text
 from components.evaluation.benefit import BENEFIT
 from flows.output import write_output
 from flows.prediction import FileScore, Scored
@@ -63,10 +64,10 @@ def _benefits(scored: Scored, files: Sequence[FileScore], width: int) -> tuple[l
     digits = 4 if all(abs(value) <= 1 for item in files for value in item.scores.values()) else 1
     rows = []
     for item in files:
-        benefit, low, high = (f"{item.scores[name]:.{digits}f}" for name in BENEFIT)
-        unsure = " (interval includes 0)" if item.scores[BENEFIT[1]] <= 0 <= item.scores[BENEFIT[2]] else ""
-        outcomes = [f"{item.scores[name]:.{digits}f}" for name in expected]
-        rows.append([*outcomes, f"{benefit} [{low} to {high}]", f"{item.decision}{unsure}"])
+        benefit, low, high = (item.scores[name] for name in BENEFIT)
+        told = f"{number_text(benefit, digits)} [{interval_text(low, high, digits)}]"
+        outcomes = [number_text(item.scores[name], digits) for name in expected]
+        rows.append([*outcomes, told, f"{item.decision}{' (interval includes 0)' if low <= 0 <= high else ''}"])
     return [*expected, f"benefit of {scored.benefit} [95 % interval]", f"recommended {scored.arm}"], rows
 
 

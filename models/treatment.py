@@ -140,7 +140,32 @@ class Assignment(nn.Module):
         return logits if self.linear is None else logits + self.linear(inputs).squeeze(1)
 
 
-class TreatmentNetwork(nn.Module):
+class EffectModels(nn.Module):
+    """The second stage of an X-learner, whatever the outcome is.
+
+    Attributes:
+        fits: The model itself and its members, 1 + M.
+        effect: Models of the effect, by the arm they are fitted on; None of another learner.
+        assignment: The chance of the second arm.
+    """
+
+    fits: int
+    effect: Stack | None
+    assignment: Assignment
+
+    def effects(self, inputs: Tensor) -> Tensor:
+        """Return what the models of the effect say, [2, 1 + M, N], by the arm they were fitted on."""
+        assert self.effect is not None
+        found: Tensor = self.effect(inputs).reshape(2, self.fits, -1)
+        return found
+
+    def mixed_effect(self, inputs: Tensor) -> Tensor:
+        """Return both arms' effects, each weighed by the chance of the other arm's, in [-1, 1]: [1 + M, N]."""
+        given, (first, second) = torch.sigmoid(self.assignment(inputs)), self.effects(inputs).unbind(0)
+        return (given * first + (1 - given) * second).clamp(-1, 1)
+
+
+class TreatmentNetwork(EffectModels):
     r"""Outcome in either arm, and what follows from it; member 0 is the model itself, the others its resamplings.
 
     With :math:`\mu_a(x)` the chance of the second class in arm :math:`a` and :math:`e(x)` that of the second arm:
@@ -177,20 +202,13 @@ class TreatmentNetwork(nn.Module):
         found: Tensor = self.outcome(inputs).reshape(2, self.fits, -1)
         return found
 
-    def effects(self, inputs: Tensor) -> Tensor:
-        """Return what the effect models of an X-learner say, [2, 1 + M, N], by the arm they were fitted on."""
-        assert self.effect is not None
-        found: Tensor = self.effect(inputs).reshape(2, self.fits, -1)
-        return found
-
     def benefits(self, inputs: Tensor) -> Tensor:
         """Return the benefit of the second arm by every fit, [1 + M, N], in [-1, 1]."""
         if self.effect is None:
             chance = torch.sigmoid(self.outcomes(inputs))
             effect = chance[1] - chance[0]
         else:
-            given, (first, second) = torch.sigmoid(self.assignment(inputs)), self.effects(inputs).unbind(0)
-            effect = (given * first + (1 - given) * second).clamp(-1, 1)
+            effect = self.mixed_effect(inputs)
         return effect if self.design.better == 1 else -effect
 
     def recommend(self, inputs: Tensor) -> Tensor:

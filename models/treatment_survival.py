@@ -19,7 +19,7 @@ from models.censoring import Censoring, censoring_of, lived
 from models.survival import Baseline, SurvivalObjective, joined_cells
 from models.survival_losses import hazard_losses
 from models.tabular import TableArchitecture, TableInput
-from models.treatment import SAME_PACE, Z95, Assignment, Stack, TreatmentDesign, of_arm, resampled
+from models.treatment import SAME_PACE, Z95, Assignment, EffectModels, Stack, TreatmentDesign, of_arm, resampled
 
 Batch = tuple[Tensor, Tensor]
 
@@ -109,7 +109,7 @@ class StackedBaseline(nn.Module):
             self.events[number, 0] = told / len(labels)
 
 
-class SurvivalTreatmentNetwork(nn.Module):
+class SurvivalTreatmentNetwork(EffectModels):
     r"""Survival in either arm, by every fit, and what follows from it; member 0 is the model itself.
 
     ``t``: networks of their own for each arm, with ``cox`` a baseline hazard of its own, too. ``single``: one network
@@ -178,19 +178,12 @@ class SurvivalTreatmentNetwork(nn.Module):
         """The last horizon, in the task's unit."""
         return self.objective.edges[self.objective.horizons[-1]]
 
-    def effects(self, inputs: Tensor) -> Tensor:
-        """Return what the effect models of an X-learner say, as parts of the horizon, [2, 1 + M, N], by own arm."""
-        assert self.effect is not None
-        found: Tensor = self.effect(inputs).reshape(2, self.fits, -1)
-        return found
-
     def benefits(self, inputs: Tensor) -> Tensor:
         """Return the benefit of the second arm by every fit, [1 + M, N], in the task's unit."""
         if self.effect is None:
             means = self.mean_survival(inputs)
             return means[1] - means[0]
-        given, (first, second) = torch.sigmoid(self.assignment(inputs)), self.effects(inputs).unbind(0)
-        return self.until * (given * first + (1 - given) * second).clamp(-1, 1)
+        return self.until * self.mixed_effect(inputs)
 
     def recommend(self, inputs: Tensor) -> Tensor:
         """Return [N, 5]: mean survival in either arm, benefit of the second, and the ends of its 95 % interval."""

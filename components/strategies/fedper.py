@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
-from torch import Tensor
-
-from components.rounds import ServerState, Update
-from components.strategies.base import Instructions, Personal, Weighting, averaged_weights, first_state, weighted_mean
-from components.strategies.hyperparameters import require_weighting
+from components.strategies.base import Personal
+from components.strategies.personal import PersonalAveraging
 
 
 @dataclass(frozen=True)
-class FedPer:
+class FedPer(PersonalAveraging):
     r"""Each site keeps its own output layers; the layers below them are averaged as in `FedAvg`.
 
     .. math::
@@ -37,33 +33,11 @@ class FedPer:
         algorithms 1 and 2, with one personal layer.
 
     >>> import torch
+    >>> from components.rounds import Update
     >>> state = FedPer().init({"below": torch.zeros(1), "output": torch.ones(1)})
     >>> north = Update("north", 1, {"below": torch.tensor([4.0])}, weight=10)
     >>> FedPer().aggregate(state, [north]).weights
     {'below': tensor([4.]), 'output': tensor([1.])}
     """
 
-    needs: ClassVar[Literal["sum", "each"]] = "sum"
     personal: ClassVar[Personal] = "output"
-
-    weighting: Weighting = "samples"
-
-    def __post_init__(self) -> None:
-        require_weighting(self.weighting)
-
-    def init(self, weights: Mapping[str, Tensor], statistics: frozenset[str] = frozenset()) -> ServerState:
-        """See `Strategy.init`."""
-        return first_state(weights, statistics)
-
-    def instructions(self, state: ServerState) -> Instructions:
-        """Ask the sites to keep their output layers."""
-        return {"personal": "output"}
-
-    def aggregate(self, state: ServerState, updates: Iterable[Update]) -> ServerState:
-        """See `Strategy.aggregate`.
-
-        Raises:
-            ValueError: If there is no update, or the updates differ in their entries.
-        """
-        mean = weighted_mean(updates, self.weighting)
-        return replace(state, round=state.round + 1, weights=averaged_weights(state, mean))
